@@ -1,0 +1,197 @@
+"""Coactivation: how often both ends of a connection were active at once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+# They keep a value's shape and yet do not make it a unit's activity: the first is noise, the others always positive.
+_NOT_ACTIVITY = (nn.modules.dropout._DropoutNd, nn.Softmax, nn.Softmin, nn.LogSoftmax)
+
+
+def coactivation(inputs: Tensor, outputs: Tensor) -> Tensor:
+    """How many samples had both the input and the output unit active, for each connection; active means above zero.
+
+    Args:
+        inputs: Values of the input units, (..., in), any floating type.
+        outputs: Values of the output units, (..., out), with the same leading dimensions.
+
+    Returns:
+        Counts, int32, (out, in), exact up to 2^24 samples.
+
+    >>> coactivation(torch.tensor([[1., 0.], [2., 3.]]), torch.tensor([[1.], [1.]]))
+    tensor([[2, 1]], dtype=torch.int32)
+    """
+    return _product(_active(inputs), _active(outputs))
+
+
+def _active(values: Tensor) -> Tensor:
+    """1.0 where a unit's value is above zero, else 0.0; float32 whatever the precision of `values`."""
+    # On CPUs a comparison written into floats is several times faster than one into booleans.
+    return torch.gt(values.detach(), 0, out=torch.empty(values.shape, device=values.device)).reshape(
+        -1, values.shape[-1]
+    )
+
+
+def _product(inputs: Tensor, outputs: Tensor) -> Tensor:
+    return (outputs.T @ inputs).int()
+
+
+class Coactivation:
+    """Counts the coactivation of every connection of some Linear layers while their model trains.
+
+    An input unit's value is what the layer receives; an output unit's value is read after the normalisation and the
+    activation that follow the layer. Which modules those are is found by watching the first training batch: a module
+    follows when it takes exactly the tensor that the one before it gave, keeps its shape, has no matrix of its own and
+    is neither dropout nor softmax. An activation called as a function cannot be watched; after ReLU, GELU, SiLU or tanh
+    a value is above zero exactly when it was before, so nothing is lost there.
+
+    The callback drives it: `attach` before training, `count` after each batch, `detach` at the end.
+
+    Args:
+        count_validation: Count the validation samples too. That lets the images that judge the network steer its
+            growth; it is here only to reproduce experiments that did so.
+
+    Attributes:
+        counts: For each weight, by parameter name, how many of this rank's samples had both units active: int32,
+            (out, in).
+        samples: For each weight, how many samples of this rank were counted.
+        read_at: For each weight, the module whose output tells which of its output units are active.
+    """
+
+    def __init__(self, count_validation: bool = False) -> None:
+        self.count_validation = count_validation
+        self.counts: dict[str, Tensor] = {}
+        self.samples: dict[str, int] = {}
+        self.read_at: dict[str, nn.Module] = {}
+        self._names: dict[nn.Module, str] = {}
+        self._calls: list[tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]] = []
+        self._waiting: dict[nn.Module, tuple[str, Tensor]] = {}
+        self._pairs: list[tuple[str, Tensor, Tensor]] = []
+        self._handles: list[RemovableHandle] = []
+
+    def attach(self, module: nn.Module, layers: Mapping[str, nn.Linear]) -> None:
+        """Start counting on `layers`, {parameter name: layer}, all of them parts of `module`."""
+        self.detach()
+        self._names = {layer: name for name, layer in layers.items()}
+        for name, layer in layers.items():
+            counts = self.counts.get(name, torch.zeros_like(layer.weight, dtype=torch.int32))
+            self.counts[name] = counts.to(layer.weight.device)
+            self.samples.setdefault(name, 0)
+        for part in module.modules():
+            if part in self._names or _may_follow(part):
+                self._handles.append(part.register_forward_hook(self._watch))
+
+    def detach(self) -> None:
+        """Stop counting; the counts stay."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._calls, self._pairs, self._waiting = [], [], [], {}
+        self._names, self.read_at = {}, {}
+
+    def count(self) -> None:
+        """Take the forward passes since the last call into the counts."""
+        if self._calls:
+            self._settle()
+        for name, inputs, outputs in self._pairs:
+            self.counts[name] += _product(inputs, outputs)
+            self.samples[name] += len(inputs)
+        self._pairs.clear()
+
+    def reset(self) -> None:
+        """Start again from zero."""
+        for name, counts in self.counts.items():
+            counts.zero_()
+            self.samples[name] = 0
+
+    def total(self, name: str) -> Tensor:
+        """The counts of one weight over all ranks; a collective operation when training is distributed.
+
+        Raises:
+            RuntimeError: Its layer has not run since the last reset, so there is nothing to go by.
+        """
+        if not self.samples[name]:
+            raise RuntimeError(
+                f"Expected the layer of {name!r} to have been called in training, but no call was seen: coactivation "
+                "is counted where a Linear is called as a module, not where its weight is used by itself"
+            )
+        return _summed(self.counts[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts and samples by parameter name; a collective operation when training is distributed."""
+        counts = {name: _summed(counts).clone() for name, counts in self.counts.items()}
+        return {"counts": counts, "samples": dict(self.samples)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from saved counts; they stand for all ranks, so the first takes them and the others start at 0."""
+        first = not _distributed() or torch.distributed.get_rank() == 0
+        self.counts = {
+            n: counts.clone() if first else torch.zeros_like(counts) for n, counts in state["counts"].items()
+        }
+        self.samples = dict(state["samples"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles carry the counts, not the hooks on one model's modules."""
+        return Coactivation(self.count_validation).__dict__ | {"counts": self.counts, "samples": self.samples}
+
+    def _counts_in(self, part: nn.Module) -> bool:
+        return part.training or self.count_validation
+
+    def _watch(self, part: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if not (self._counts_in(part) and args and isinstance(args[0], Tensor) and isinstance(output, Tensor)):
+            return
+        if part in self._names or args[0].shape == output.shape:
+            # Activity is taken at once, since later operations may change the tensors in place.
+            self._calls.append((part, args[0], _active(args[0]), output, _active(output)))
+
+    def _settle(self) -> None:
+        """Follow each layer's output through the watched calls; once all layers were seen, hook only what is read."""
+        for number, (part, _, inputs, value, outputs) in enumerate(self._calls):
+            if part not in self._names:
+                continue
+            end = part
+            for follower, taken, _, given, active in self._calls[number + 1 :]:
+                if taken is value and follower not in self._names:
+                    end, value, outputs = follower, given, active
+            name = self._names[part]
+            # A layer called several times, to be read at different places, is read at its own output.
+            self.read_at[name] = end if self.read_at.get(name, end) is end else part
+            self._pairs.append((name, inputs, outputs))
+        self._calls = []
+        if len(self.read_at) == len(self._names):
+            for handle in self._handles:
+                handle.remove()
+            self._handles = [layer.register_forward_hook(self._enter) for layer in self._names]
+            ends = dict.fromkeys(self.read_at.values())
+            self._handles += [end.register_forward_hook(self._leave) for end in ends]
+
+    def _enter(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if self._counts_in(layer):
+            name = self._names[layer]
+            self._waiting[self.read_at[name]] = (name, _active(args[0]))
+
+    def _leave(self, end: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if end in self._waiting:
+            name, inputs = self._waiting.pop(end)
+            self._pairs.append((name, inputs, _active(output)))
+
+
+def _may_follow(part: nn.Module) -> bool:
+    """Whether a module could be the normalisation or activation after a layer: a leaf with no matrix of its own."""
+    is_leaf = next(part.children(), None) is None
+    has_matrix = any(parameter.dim() > 1 for parameter in part.parameters()) and not isinstance(part, nn.LayerNorm)
+    return is_leaf and not has_matrix and not isinstance(part, _NOT_ACTIVITY)
+
+
+def _summed(counts: Tensor) -> Tensor:
+    """The sum over all ranks; on one alone, the counts themselves."""
+    if _distributed():
+        counts = counts.clone()
+        torch.distributed.all_reduce(counts)
+    return counts
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

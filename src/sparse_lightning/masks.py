@@ -1,0 +1,110 @@
+"""Exact-count arithmetic on boolean masks.
+
+A mask is a boolean tensor of a weight's shape, ``True`` where a connection is active. Nothing here knows of layers,
+training or Lightning: tensors in, tensors out. Every choice is exact in number and breaks ties uniformly at random,
+since a threshold would lose tied connections and an order by index would favour some units.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+
+def generator_for(*key: int | str) -> torch.Generator:
+    """A CPU generator seeded by a stable hash of `key`, the same on every rank, machine and Python.
+
+    >>> draw = lambda *key: torch.rand(1, generator=generator_for(*key)).item()
+    >>> draw(0, 3, "fc.weight") == draw(0, 3, "fc.weight"), draw(0, 3, "fc.weight") == draw(1, 3, "fc.weight")
+    (True, False)
+    """
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def part(fraction: float, count: int) -> int:
+    """The floor of `fraction` of `count`, with the fraction read as the decimal it is written as.
+
+    >>> part(0.29, 100), int(0.29 * 100)
+    (29, 28)
+    """
+    return math.floor(Fraction(str(fraction)) * count)
+
+
+def choose(scores: Tensor, count: int, among: Tensor, generator: torch.Generator) -> Tensor:
+    """The `count` connections with the highest scores among the candidates, ties broken uniformly at random.
+
+    Args:
+        scores: A real number for each connection, finite wherever `among` is true.
+        count: How many to choose, from 0 to the number of candidates.
+        among: Mask of the candidates, shaped like `scores`.
+        generator: CPU generator that breaks the ties.
+
+    Returns:
+        A mask of exactly `count` connections, all of them candidates.
+
+    Raises:
+        ValueError: A candidate's score is NaN or infinite, or there are fewer than `count` candidates.
+
+    >>> scores, among = torch.tensor([5., 1., 3., 4.]), torch.tensor([False, True, True, True])
+    >>> choose(scores, 2, among, generator_for("ties"))
+    tensor([False, False,  True,  True])
+    """
+    scores, candidates = scores.flatten(), among.flatten()
+    values = scores[candidates]
+    if not 0 <= count <= len(values):
+        raise ValueError(f"Expected a count from 0 to the {len(values)} candidates, got {count}")
+    if not values.isfinite().all():
+        raise ValueError("Expected finite scores, got NaN or infinity")
+    if count == 0:
+        return torch.zeros_like(among)
+    threshold = values.kthvalue(len(values) - count + 1).values
+    chosen = candidates & (scores > threshold)
+    ties = (candidates & (scores == threshold)).nonzero().squeeze(1)
+    lot = torch.randperm(len(ties), generator=generator).to(ties.device)
+    chosen[ties[lot[: count - int(chosen.sum())]]] = True
+    return chosen.view(among.shape)
+
+
+def random_mask(shape: Sequence[int], count: int, generator: torch.Generator, among: Tensor | None = None) -> Tensor:
+    """A mask of exactly `count` connections drawn uniformly, from those `among` if it is given.
+
+    Raises:
+        ValueError: There are fewer than `count` connections to draw from.
+
+    >>> int(random_mask((20, 30), 7, generator_for("example")).sum())
+    7
+    """
+    among = torch.ones(*shape, dtype=torch.bool) if among is None else among
+    return choose(torch.rand(*shape, generator=generator).to(among.device), count, among, generator)
+
+
+def rewire(mask: Tensor, dropped: Tensor, scores: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Drop connections and grow as many of those that were inactive, the ones with the highest scores.
+
+    A connection just dropped cannot come back at once, and the number of active connections never changes.
+
+    Args:
+        mask: The active connections.
+        dropped: Those of them to drop, at most as many as are inactive.
+        scores: How much each connection deserves to grow; read only where `mask` is false.
+        generator: CPU generator that breaks ties between scores.
+
+    Returns:
+        The new mask, and the mask of the connections grown.
+
+    Raises:
+        ValueError: An inactive connection is to be dropped, more are to be dropped than can be grown, or a score
+            that matters is NaN or infinite.
+
+    >>> mask, dropped = torch.tensor([True, True, False, False]), torch.tensor([True, False, False, False])
+    >>> rewire(mask, dropped, torch.tensor([9., 9., 1., 2.]), generator_for("example"))[0]
+    tensor([False,  True, False,  True])
+    """
+    if (dropped & ~mask).any():
+        raise ValueError("Expected only active connections to be dropped, got inactive ones among them")
+    grown = choose(scores, int(dropped.sum()), ~mask, generator)
+    return mask & ~dropped | grown, grown

@@ -1,0 +1,222 @@
+"""SparseMLP, the network of the experiment as a LightningModule."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparse_lightning.callback import PruneRegrow
+from sparse_lightning.growth import HebbianGrowth, RandomGrowth
+
+OPTIMIZERS = ("SGD", "Adam", "AdamW")
+ARCHITECTURE = ("input_size", "num_classes", "hidden_sizes", "batch_norm")
+
+
+class SparseMLP(LightningModule):
+    """A multilayer perceptron whose weight matrices are sparse from its construction on.
+
+    Each hidden layer is Linear, BatchNorm1d, ReLU, Dropout; the output layer is Linear. The layers are named
+    ``network.linear1``, ``network.linear2`` ... ``network.output``. A :class:`~sparse_lightning.PruneRegrow` of its
+    own, handed to the Trainer by `configure_callbacks`, keeps it sparse and rewires it. Logs ``train_loss``,
+    ``train_acc``, ``val_loss``, ``val_acc`` once an epoch, and ``test_loss``, ``test_acc``.
+
+    Args:
+        input_size: Values in an image once flattened.
+        num_classes: Number of classes.
+        hidden_sizes: Units of each hidden layer.
+        batch_norm: Normalise each hidden layer before its ReLU.
+        dropout: Share of hidden units dropped in training, in [0, 1).
+        density: Share of connections that are active, in (0, 1]; or by layer name. 1 is the dense network.
+        prune_fraction: Share of the active connections replaced between epochs, in [0, 1); or by layer name.
+        hebbian_grow: True grows by Hebbian coactivation, False at random, None never moves the topology.
+        optimizer: ``"SGD"``, ``"Adam"`` or ``"AdamW"``.
+        learning_rate: Initial learning rate, above 0.
+        momentum: Momentum of SGD, in [0, 1); the others do not use it.
+        weight_decay: Weight decay, at least 0.
+        lr_milestones: Epochs at whose start the learning rate is multiplied by `lr_gamma`; empty for never.
+        lr_gamma: That factor, above 0.
+        pruning_early_stop: Stop rewiring after this many drops of the learning rate; 0 never stops.
+        count_validation: Count the validation images into the coactivation too, a leak that the published experiment
+            had; for reproducing it.
+        seed: Seed of the masks and of the rewiring. The weights come from PyTorch's random state, as in any module.
+
+    Raises:
+        ValueError: An argument is out of its range, or a checkpoint is of another architecture.
+
+    Example::
+
+        Trainer(max_epochs=30).fit(SparseMLP(hebbian_grow=True), MNISTDataModule())
+    """
+
+    def __init__(
+        self,
+        input_size: int = 784,
+        num_classes: int = 10,
+        hidden_sizes: Sequence[int] = (100, 100, 100),
+        batch_norm: bool = True,
+        dropout: float = 0.0,
+        density: float | Mapping[str, float] = 0.2,
+        prune_fraction: float | Mapping[str, float] = 0.3,
+        hebbian_grow: bool | None = True,
+        optimizer: str = "SGD",
+        learning_rate: float = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        lr_milestones: Sequence[int] = (30, 60, 90),
+        lr_gamma: float = 0.1,
+        pruning_early_stop: int = 0,
+        count_validation: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        hidden_sizes, lr_milestones = list(hidden_sizes), list(lr_milestones)
+        _expect(input_size > 0, "input_size above 0", input_size)
+        _expect(num_classes > 0, "num_classes above 0", num_classes)
+        _expect(all(size > 0 for size in hidden_sizes), "hidden_sizes all above 0", hidden_sizes)
+        _expect(0 <= dropout < 1, "dropout in [0, 1)", dropout)
+        _expect(hebbian_grow in (True, False, None), "hebbian_grow to be true, false or null", hebbian_grow)
+        _expect(optimizer in OPTIMIZERS, f"optimizer to be one of {', '.join(OPTIMIZERS)}", repr(optimizer))
+        _expect(learning_rate > 0, "learning_rate above 0", learning_rate)
+        _expect(0 <= momentum < 1, "momentum in [0, 1)", momentum)
+        _expect(weight_decay >= 0, "weight_decay of at least 0", weight_decay)
+        _expect(lr_milestones == sorted(set(lr_milestones)), "lr_milestones in rising order", lr_milestones)
+        _expect(lr_gamma > 0, "lr_gamma above 0", lr_gamma)
+        self.save_hyperparameters()
+        self.network = _mlp(input_size, num_classes, hidden_sizes, batch_norm, dropout)
+        growth = HebbianGrowth(count_validation) if hebbian_grow else RandomGrowth()
+        self.prune_regrow = PruneRegrow(
+            density,
+            prune_fraction,
+            growth=None if hebbian_grow is None else growth,
+            seed=seed,
+            pruning_early_stop=pruning_early_stop,
+        )
+        self._dense = density == 1
+        if not self._dense:
+            self.prune_regrow.sparsify(self)
+        self._sums: dict[str, Tensor] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, (batch, num_classes), of images, (batch, ...), that flatten to `input_size` values each."""
+        logits: Tensor = self.network(images.flatten(1))
+        return logits
+
+    def configure_callbacks(self) -> list[Callback]:
+        """This model's own PruneRegrow; none for a dense network.
+
+        Raises:
+            ValueError: The Trainer was given another one.
+        """
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, PruneRegrow) and callback is not self.prune_regrow and not self._dense:
+                raise ValueError(
+                    "Expected one PruneRegrow for each weight, got one in the Trainer's callbacks beside the one that "
+                    "SparseMLP brings; to use yours, build the model with density=1"
+                )
+        return [] if self._dense else [self.prune_regrow]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer and its MultiStepLR."""
+        settings = self.hparams
+        options = {"lr": settings["learning_rate"], "weight_decay": settings["weight_decay"], "fused": True}
+        if settings["optimizer"] == "SGD":
+            options["momentum"] = settings["momentum"]
+        optimizer = getattr(torch.optim, settings["optimizer"])(self.parameters(), **options)
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, settings["lr_milestones"], settings["lr_gamma"])
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def setup(self, stage: str) -> None:
+        """Begin the metrics at zero."""
+        self._sums = {}
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy of a batch."""
+        return self._measure("train", *batch)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Take a batch into the validation metrics."""
+        self._measure("val", *batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Take a batch into the test metrics."""
+        self._measure("test", *batch)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the training metrics of the epoch."""
+        self._log_epoch("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics of the epoch."""
+        self._log_epoch("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log_epoch("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the metrics of an unfinished epoch."""
+        checkpoint["metrics"] = {stage: self._reduced(stage).clone() for stage in self._sums}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the masks, which the weights alone cannot tell, and the metrics of an unfinished epoch."""
+        saved = checkpoint.get("hyper_parameters", {})
+        for key in ARCHITECTURE:
+            if key in saved and saved[key] != self.hparams[key]:
+                raise ValueError(f"Expected a checkpoint with {key}={self.hparams[key]}, got {saved[key]}")
+        state = checkpoint.get("callbacks", {}).get(self.prune_regrow.state_key)
+        if state:
+            self.prune_regrow.start_from({name: topology["mask"] for name, topology in state["topologies"].items()})
+        first = self._trainer is None or self.trainer.is_global_zero
+        self._sums = {
+            stage: sums.clone() if first else 0 * sums for stage, sums in checkpoint.get("metrics", {}).items()
+        }
+
+    def _measure(self, stage: str, images: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of a batch, added to the stage's sums of loss, of correct answers and of images."""
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels)
+        count = len(labels)
+        correct = (logits.detach().argmax(1) == labels).sum()
+        batch = torch.stack([loss.detach() * count, correct, correct.new_tensor(count)])
+        self._sums[stage] = self._sums[stage] + batch if stage in self._sums else batch
+        return loss
+
+    def _reduced(self, stage: str) -> Tensor:
+        """The sums of a stage over all ranks."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return self._sums[stage]
+        total = self.trainer.strategy.reduce(self._sums[stage].clone(), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total
+
+    def _log_epoch(self, stage: str) -> None:
+        loss, correct, count = self._reduced(stage).tolist()
+        del self._sums[stage]
+        metrics = {f"{stage}_loss": loss / count, f"{stage}_acc": correct / count}
+        self.log_dict(metrics, prog_bar=True, sync_dist=self.trainer.world_size > 1)
+
+
+def _mlp(
+    input_size: int, num_classes: int, hidden_sizes: Sequence[int], batch_norm: bool, dropout: float
+) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, size in enumerate(hidden_sizes, start=1):
+        layers[f"linear{number}"] = nn.Linear(input_size, size)
+        if batch_norm:
+            layers[f"norm{number}"] = nn.BatchNorm1d(size)
+        layers[f"relu{number}"] = nn.ReLU()
+        if dropout:
+            layers[f"dropout{number}"] = nn.Dropout(dropout)
+        input_size = size
+    layers["output"] = nn.Linear(input_size, num_classes)
+    return nn.Sequential(layers)
+
+
+def _expect(holds: bool, what: str, got: object) -> None:
+    if not holds:
+        raise ValueError(f"Expected {what}, got {got}")
