@@ -198,16 +198,11 @@ class PruneRegrow(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Sparsify the model before anything else sees it; one that builds its layers later is met at fit start."""
         if stage == "fit" and not is_overridden("configure_model", pl_module):
-            self.sparsify(pl_module)
+            self._claim(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See that the weights, a checkpoint's perhaps, are on the masks, and that no other callback has them."""
-        self.sparsify(pl_module)
-        for other in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(other, PruneRegrow) and other is not self:
-                shared = self._topologies.keys() & other._targets(pl_module).keys()
-                if shared:
-                    raise ValueError(f"Expected one PruneRegrow for each weight, got two for {sorted(shared)}")
+        """See that the weights, a checkpoint's perhaps, are on the masks."""
+        self._claim(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach to the optimizers and to what the criteria watch."""
@@ -306,6 +301,15 @@ class PruneRegrow(Callback):
                     raise ValueError(f"Expected a Linear layer to match {pattern!r} in {argument}, got only {layers}")
         densities = {name: _lookup(self.density, name, otherwise=None) for name in names}
         return {name: (linears[name], density) for name, density in densities.items() if density is not None}
+
+    def _claim(self, trainer: Trainer, module: LightningModule) -> None:
+        """Sparsify the layers, unless another callback has them too."""
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(other, PruneRegrow) and other is not self:
+                shared = self._targets(module).keys() & other._targets(module).keys()
+                if shared:
+                    raise ValueError(f"Expected one PruneRegrow for each weight, got two for {', '.join(shared)}")
+        self.sparsify(module)
 
     def _first_mask(self, name: str, weight: Tensor, density: float) -> Tensor:
         count, active = round(density * weight.numel()), weight != 0

@@ -1,0 +1,117 @@
+"""The command line of `scripts/train.py`: help in words, errors in sentences, a study's table at the end."""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, InstantiationException
+from omegaconf import OmegaConf
+
+from sparse_lightning.study.sweep import StudyProgress
+
+USAGE = """\
+Trains a sparse MLP on MNIST that is pruned and regrown between epochs.
+
+  python scripts/train.py                                               one run
+  python scripts/train.py model.hebbian_grow=false seed=3               one run, two knobs turned
+  python scripts/train.py --config-name study                           the published experiment, 16 runs
+  python scripts/train.py -m model.hebbian_grow=true,false 'seed=range(8)'   the same, said in full
+  python scripts/report.py FOLDER                                       the table of a folder of runs, at any time
+
+Knobs are said as key=value. With -m a key takes several values, one run for each combination, on every core
+(hydra.launcher.n_jobs=N for fewer).
+"""
+
+
+def command(main: Callable[[], object], conf: Path) -> None:
+    """Run a Hydra `main` and leave the process: status 0, or 1 with one or two sentences on what went wrong.
+
+    With HYDRA_FULL_ERROR=1 in the environment, errors come as tracebacks.
+
+    Args:
+        main: The function that `hydra.main` made.
+        conf: The folder of configuration files, whose comments are the help.
+    """
+    OmegaConf.register_new_resolver("knobs", lambda: _help(conf), replace=True)
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        sys.exit(_finish(main()))
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing
+    failed = False
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        failed = True
+    except Exception as error:
+        print(f"Error: {_said(error, conf)}", file=sys.stderr)
+        failed = True
+    sys.exit(_finish() or failed)
+
+
+def _finish(_: object = None) -> bool:
+    """The table of the multirun, if it was one; whether any of its runs is missing from it."""
+    study = StudyProgress.watch
+    if study is None:
+        return False
+    study.stop()
+    from sparse_lightning.study import format_table, load_runs
+
+    try:
+        runs = load_runs(study.folder)
+    except FileNotFoundError:
+        return True
+    print("", format_table(runs), "", study.folder, sep="\n")
+    return bool((runs["status"] != "finished").any())
+
+
+def _said(error: BaseException, conf: Path) -> str:
+    """An error in a sentence or two."""
+    while isinstance(error, InstantiationException) and error.__cause__:
+        error = error.__cause__
+    if isinstance(error, ConfigCompositionException):
+        return _composition(error, conf)
+    if isinstance(error, OSError) and error.errno:
+        said = f"Expected to be able to use {error.filename!s}, got: {error.strerror}"
+    else:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = " ".join(lines[:2]) or type(error).__name__
+        said = said if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {said}"
+    return "\n".join([said, *getattr(error, "__notes__", [])])
+
+
+def _composition(error: ConfigCompositionException, conf: Path) -> str:
+    said = str(error).splitlines()[0]
+    if unknown := re.search(r"Could not override '(.*)'", said):
+        key = unknown.group(1)
+        near = difflib.get_close_matches(key, list(_keys(conf)), n=1)
+        return f"Expected a key of the configuration, got {key!r}." + (f" Did you mean {near[0]!r}?" if near else "")
+    if "requires --multirun" in said:
+        return f"{said}: several values for a key want -m."
+    return said
+
+
+def _keys(conf: Path) -> Iterator[str]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        for key, value in compose("config").items():
+            yield str(key)
+            yield from (f"{key}.{name}" for name in value) if OmegaConf.is_dict(value) else ()
+
+
+def _help(conf: Path) -> str:
+    """Usage, and every knob with the words that stand beside it in its file."""
+    parts = [USAGE]
+    for path in sorted(conf.glob("*.yaml")) + sorted(conf.glob("*/*.yaml")):
+        group = path.parent.name if path.parent != conf else ""
+        lines = path.read_text(encoding="utf-8").splitlines()
+        knobs = [match.groups() for line in lines if (match := re.match(r"(\w+): +(.+?) +# (.+)", line))]
+        title = next((line[2:] for line in lines if line.startswith("# ")), "")
+        parts.append(f"{group}={path.stem}" if group else f"--config-name {path.stem}")
+        parts[-1] += f"   {title}" if title else ""
+        parts += [f"  {group + '.' if group else ''}{key}={value}\n      {words}" for key, value, words in knobs] + [""]
+    return "\n".join(parts)

@@ -1,0 +1,144 @@
+"""What a run writes into its folder: configuration, metrics, checkpoints, result.
+
+The folder is the record; everything downstream reads it. `config.yaml` is the resolved configuration, `metrics.csv` has
+a row an epoch, `checkpoints/` the last and the best one, `result.json` is written last, and `error.txt` stands in its
+place where a run has failed.
+"""
+
+import csv
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+CONFIG, METRICS, RESULT, ERROR, CHECKPOINTS = "config.yaml", "metrics.csv", "result.json", "error.txt", "checkpoints"
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file at once: a reader, or a process killed meanwhile, never sees half of it."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def read_metrics(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run's metrics, one an epoch; none if it has not written any."""
+    path = folder / METRICS
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class MetricsCSV(Logger):
+    """Logs to `metrics.csv`, one row an epoch, whole after every write; a continued run continues the file.
+
+    Metrics logged more often than once an epoch show their last value.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self.folder = Path(folder)
+        self._rows = {int(row["epoch"]): row for row in read_metrics(self.folder)}
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    @property
+    def version(self) -> str:
+        """None of its own."""
+        return ""
+
+    @property
+    def log_dir(self) -> str:
+        """The run's folder."""
+        return str(self.folder)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: they are in `config.yaml`."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Take metrics into their epoch's row; rows of later epochs, of a run continued from before them, go."""
+        epoch = int(metrics["epoch"])
+        self._rows = {number: row for number, row in self._rows.items() if number <= epoch}
+        said = {name: f"{value:.7g}" for name, value in metrics.items()}  # what a 32-bit float holds
+        self._rows[epoch] = self._rows.get(epoch, {}) | said | {"epoch": str(epoch)}
+        found = dict.fromkeys(key for row in self._rows.values() for key in row)
+        columns = sorted(found, key=lambda name: (name != "epoch", "/" in name))
+        lines = [columns] + [[row.get(column, "") for column in columns] for row in self._rows.values()]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write(self.folder / METRICS, "".join(",".join(line) + "\n" for line in lines))
+
+
+class EpochTime(Callback):
+    """Logs `epoch_time`, the seconds of an epoch with its validation."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin, also where a run continues in the middle of an epoch."""
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log, and begin again."""
+        now = time.perf_counter()
+        pl_module.log("epoch_time", now - self._started)
+        self._started = now
+
+
+class RandomState(Callback):
+    """Keeps PyTorch's random state in the checkpoint, so that dropout continues as if never interrupted."""
+
+    def __init__(self) -> None:
+        self._loaded: torch.Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state now."""
+        return {"torch": torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until training begins, past all that draws random numbers to set up."""
+        self._loaded = state_dict["torch"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take up the loaded state."""
+        if self._loaded is not None:
+            torch.set_rng_state(self._loaded)
+            self._loaded = None
+
+
+def recorders(folder: Path) -> list[Callback]:
+    """The callbacks that write a run's record: times, random state, last and best checkpoint."""
+    where = folder / CHECKPOINTS
+    return [
+        EpochTime(),
+        RandomState(),
+        ModelCheckpoint(where, filename="best", monitor="val_acc", mode="max", enable_version_counter=False),
+        # One that monitors nothing: with a monitor, Lightning updates the last only when it has a new best.
+        ModelCheckpoint(where, filename="last", enable_version_counter=False),
+    ]
+
+
+def write_result(folder: Path, accuracy: list[float], **facts: Any) -> None:
+    """Write `result.json`, the sign of a finished run, with what its epochs' validation accuracy came to."""
+    best = max(accuracy)
+    result = {
+        "epochs": len(accuracy),
+        "val_acc_max": best,
+        "val_acc_max_epoch": accuracy.index(best),
+        "val_acc_last": accuracy[-1],
+    }
+    write(folder / RESULT, json.dumps(result | facts, indent=2) + "\n")

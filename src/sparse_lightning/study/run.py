@@ -1,0 +1,113 @@
+"""One run: from a configuration to a folder."""
+
+import logging
+import math
+import platform
+import subprocess
+import sys
+import traceback
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import TQDMProgressBar
+from omegaconf import DictConfig, OmegaConf
+
+from sparse_lightning.study.record import CONFIG, ERROR, METRICS, read_metrics, recorders, write, write_result
+
+
+def run(cfg: DictConfig) -> float:
+    """Train one run into Hydra's output folder and return its last validation accuracy, the objective of a search.
+
+    A run that fails leaves its traceback in its folder. Alone it raises; in a multirun it returns NaN, so that the
+    others go on.
+
+    Raises:
+        FileExistsError: The folder has another run already, and no checkpoint is given to continue it from.
+    """
+    hydra = HydraConfig.get()
+    folder, alone = Path(hydra.runtime.output_dir), hydra.mode == RunMode.RUN
+    _quieten()
+    try:
+        return _train(cfg, folder, alone)
+    except Exception as error:
+        if not isinstance(error, FileExistsError):
+            path = folder / ERROR
+            write(path, traceback.format_exc())
+            error.add_note(f"The traceback is in {path}")
+        if alone:
+            raise
+        return math.nan
+
+
+def _train(cfg: DictConfig, folder: Path, alone: bool) -> float:
+    if cfg.ckpt_path is None and (folder / METRICS).exists():
+        raise FileExistsError(
+            f"Expected an empty folder for a new run, got {folder}, which has one. To continue it say "
+            f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
+        )
+    if not isinstance(cfg.seed, int):
+        raise ValueError(f"Expected seed to be a whole number, got {cfg.seed!r}")
+    torch.set_num_threads(cfg.threads)
+    seed_everything(cfg.seed, verbose=False)
+    model: LightningModule = instantiate(cfg.model)
+    data = instantiate(cfg.data)
+    loggers = list(instantiate(cfg.logger).values())
+    callbacks, bar = recorders(folder), alone and sys.stderr.isatty()
+    if alone:
+        callbacks.append(TQDMProgressBar(refresh_rate=20) if bar else EpochLines())
+    trainer: Trainer = instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, enable_progress_bar=bar)
+    write(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+    trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    accuracy = [float(row["val_acc"]) for row in read_metrics(folder)]
+    write_result(folder, accuracy, **_facts())
+    if alone:
+        print(_closing(accuracy, folder))
+    return accuracy[-1]
+
+
+class EpochLines(Callback):
+    """Says a line an epoch, where there is no terminal for a bar."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say the line; training metrics are not there yet."""
+        metrics = {name: float(trainer.callback_metrics[name]) for name in ("val_loss", "val_acc", "epoch_time")}
+        said = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}:  {said}", flush=True)
+
+
+def _closing(accuracy: list[float], folder: Path) -> str:
+    best = max(accuracy)
+    return (
+        f"val_acc {best:.4f} at its best (epoch {accuracy.index(best)}, counted from 0), {accuracy[-1]:.4f} at the "
+        f"last of {len(accuracy)} epochs\n{folder}"
+    )
+
+
+def _quieten() -> None:
+    """Leave out what Lightning says at every start, hardware and tips, and a warning about Lightning's own code."""
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*is deprecated")
+    warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
+    warnings.filterwarnings("ignore", message=r".*Checkpoint directory .* exists and is not empty")
+
+
+def _facts() -> dict[str, Any]:
+    """Where the result comes from: the commit of the checkout, if it is one, and the versions."""
+    packages = ("sparse_lightning", "torch", "lightning")
+    versions = {name: version(name) for name in packages} | {"python": platform.python_version()}
+    root = Path(__file__).parents[3]
+    commit = None
+    if (root / ".git").exists():
+        asked = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        commit = asked.stdout.strip() or None
+    return {"commit": commit, "versions": versions}
