@@ -69,13 +69,13 @@ class PruneRegrow(Callback):
         pruning_early_stop: int = 0,
     ) -> None:
         for value in _values(density):
-            if not 0 < value <= 1:
-                raise ValueError(f"Expected density in (0, 1], got {value}")
+            if not (isinstance(value, float | int) and 0 < value <= 1):
+                raise ValueError(f"Expected density in (0, 1], got {value!r}")
         for value in _values(prune_fraction):
-            if not 0 <= value < 1:
-                raise ValueError(f"Expected prune_fraction in [0, 1), got {value}")
-        if pruning_early_stop < 0:
-            raise ValueError(f"Expected pruning_early_stop to be 0 or a number of drops, got {pruning_early_stop}")
+            if not (isinstance(value, float | int) and 0 <= value < 1):
+                raise ValueError(f"Expected prune_fraction in [0, 1), got {value!r}")
+        if not (isinstance(pruning_early_stop, int) and pruning_early_stop >= 0):
+            raise ValueError(f"Expected pruning_early_stop to be 0 or a number of drops, got {pruning_early_stop!r}")
         self.density = density
         self.prune_fraction = prune_fraction
         self.growth = _named("growth", growth, GROWTH)() if isinstance(growth, str) else growth

@@ -1,7 +1,7 @@
 """SparseMLP, the network of the experiment as a LightningModule."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,18 +74,18 @@ class SparseMLP(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        _expect("input_size above 0", input_size, lambda size: size > 0)
+        _expect("num_classes above 0", num_classes, lambda count: count > 0)
+        _expect("hidden_sizes to be a list of sizes above 0", hidden_sizes, lambda sizes: all(s > 0 for s in sizes))
+        _expect("dropout in [0, 1)", dropout, lambda share: 0 <= share < 1)
+        _expect("hebbian_grow to be true, false or null", hebbian_grow, lambda grow: grow in (True, False, None))
+        _expect(f"optimizer to be one of {', '.join(OPTIMIZERS)}", optimizer, lambda name: name in OPTIMIZERS)
+        _expect("learning_rate above 0", learning_rate, lambda rate: rate > 0)
+        _expect("momentum in [0, 1)", momentum, lambda share: 0 <= share < 1)
+        _expect("weight_decay of at least 0", weight_decay, lambda decay: decay >= 0)
+        _expect("lr_milestones in rising order", lr_milestones, lambda epochs: list(epochs) == sorted(set(epochs)))
+        _expect("lr_gamma above 0", lr_gamma, lambda factor: factor > 0)
         hidden_sizes, lr_milestones = list(hidden_sizes), list(lr_milestones)
-        _expect(input_size > 0, "input_size above 0", input_size)
-        _expect(num_classes > 0, "num_classes above 0", num_classes)
-        _expect(all(size > 0 for size in hidden_sizes), "hidden_sizes all above 0", hidden_sizes)
-        _expect(0 <= dropout < 1, "dropout in [0, 1)", dropout)
-        _expect(hebbian_grow in (True, False, None), "hebbian_grow to be true, false or null", hebbian_grow)
-        _expect(optimizer in OPTIMIZERS, f"optimizer to be one of {', '.join(OPTIMIZERS)}", repr(optimizer))
-        _expect(learning_rate > 0, "learning_rate above 0", learning_rate)
-        _expect(0 <= momentum < 1, "momentum in [0, 1)", momentum)
-        _expect(weight_decay >= 0, "weight_decay of at least 0", weight_decay)
-        _expect(lr_milestones == sorted(set(lr_milestones)), "lr_milestones in rising order", lr_milestones)
-        _expect(lr_gamma > 0, "lr_gamma above 0", lr_gamma)
         self.save_hyperparameters()
         self.network = _mlp(input_size, num_classes, hidden_sizes, batch_norm, dropout)
         growth = HebbianGrowth(count_validation) if hebbian_grow else RandomGrowth()
@@ -217,6 +217,10 @@ def _mlp(
     return nn.Sequential(layers)
 
 
-def _expect(holds: bool, what: str, got: object) -> None:
-    if not holds:
-        raise ValueError(f"Expected {what}, got {got}")
+def _expect(what: str, got: Any, holds: Callable[[Any], bool]) -> None:
+    try:
+        accepted = holds(got)
+    except TypeError:  # a word where a number should be
+        accepted = False
+    if not accepted:
+        raise ValueError(f"Expected {what}, got {got!r}")

@@ -64,10 +64,10 @@ class MNISTDataModule(LightningDataModule):
             raise ValueError(f"Expected dataset to be one of {', '.join(DATASETS)}, got {dataset!r}")
         if data_dir is None and dataset != "MNIST":
             raise ValueError(f"Expected a data_dir for {dataset}, got None: only MNIST is packaged")
-        if batch_size < 1:
-            raise ValueError(f"Expected batch_size of at least 1, got {batch_size}")
-        if not 0 <= val_size < 60_000:
-            raise ValueError(f"Expected val_size in [0, 60000), got {val_size}")
+        if not (isinstance(batch_size, int) and batch_size >= 1):
+            raise ValueError(f"Expected batch_size of at least 1, got {batch_size!r}")
+        if not (isinstance(val_size, int) and 0 <= val_size < 60_000):
+            raise ValueError(f"Expected val_size in [0, 60000), got {val_size!r}")
         self.dataset = dataset
         self.data_dir = data_dir
         self.batch_size = batch_size
@@ -232,7 +232,8 @@ def _torchvision(dataset: str, data_dir: str | Path, train: bool, download: bool
     try:
         found = getattr(datasets, dataset)(data_dir, train=train, download=download)
     except Exception as error:  # torchvision raises whatever its readers or the network do
-        raise OSError(f"Expected {dataset} in {data_dir}, or to download it there, got: {error}") from error
+        reason = str(error).strip().partition("\n")[0]
+        raise OSError(f"Expected {dataset} in {data_dir}, or to download it there, got: {reason}") from error
     if dataset == "MNIST":
         for name in SHA256:
             path = Path(found.raw_folder, name)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, InstantiationException
+from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
+from sparse_lightning.study.record import sentence
 from sparse_lightning.study.sweep import StudyProgress
 
 USAGE = """\
@@ -48,7 +49,8 @@ def command(main: Callable[[], object], conf: Path) -> None:
         print("Stopped.", file=sys.stderr)
         failed = True
     except Exception as error:
-        print(f"Error: {_said(error, conf)}", file=sys.stderr)
+        said = _composition(error, conf) if isinstance(error, ConfigCompositionException) else sentence(error)
+        print(f"Error: {said}", file=sys.stderr)
         failed = True
     sys.exit(_finish() or failed)
 
@@ -69,30 +71,15 @@ def _finish(_: object = None) -> bool:
     return bool((runs["status"] != "finished").any())
 
 
-def _said(error: BaseException, conf: Path) -> str:
-    """An error in a sentence or two."""
-    while isinstance(error, InstantiationException) and error.__cause__:
-        error = error.__cause__
-    if isinstance(error, ConfigCompositionException):
-        return _composition(error, conf)
-    if isinstance(error, OSError) and error.errno:
-        said = f"Expected to be able to use {error.filename!s}, got: {error.strerror}"
-    else:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        said = " ".join(lines[:2]) or type(error).__name__
-        said = said if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {said}"
-    return "\n".join([said, *getattr(error, "__notes__", [])])
-
-
 def _composition(error: ConfigCompositionException, conf: Path) -> str:
-    said = str(error).splitlines()[0]
+    said = str(error)
     if unknown := re.search(r"Could not override '(.*)'", said):
         key = unknown.group(1)
         near = difflib.get_close_matches(key, list(_keys(conf)), n=1)
         return f"Expected a key of the configuration, got {key!r}." + (f" Did you mean {near[0]!r}?" if near else "")
-    if "requires --multirun" in said:
-        return f"{said}: several values for a key want -m."
-    return said
+    if several := re.search(r"Sweep parameters '(.*)' requires --multirun", said):
+        return f"Expected one value for each key, got several in {several.group(1)!r}; -m runs them all"
+    return " ".join(said.partition("Config search path")[0].split())
 
 
 def _keys(conf: Path) -> Iterator[str]:
@@ -100,7 +87,7 @@ def _keys(conf: Path) -> Iterator[str]:
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         for key, value in compose("config").items():
             yield str(key)
-            yield from (f"{key}.{name}" for name in value) if OmegaConf.is_dict(value) else ()
+            yield from (f"{key!s}.{name!s}" for name in value) if OmegaConf.is_dict(value) else ()
 
 
 def _help(conf: Path) -> str:
@@ -114,4 +101,4 @@ def _help(conf: Path) -> str:
         parts.append(f"{group}={path.stem}" if group else f"--config-name {path.stem}")
         parts[-1] += f"   {title}" if title else ""
         parts += [f"  {group + '.' if group else ''}{key}={value}\n      {words}" for key, value, words in knobs] + [""]
-    return "\n".join(parts)
+    return "\n".join(parts).replace("$", "$$")  # Hydra makes a template of it

@@ -142,3 +142,14 @@ def write_result(folder: Path, accuracy: list[float], **facts: Any) -> None:
         "val_acc_last": accuracy[-1],
     }
     write(folder / RESULT, json.dumps(result | facts, indent=2) + "\n")
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, in a sentence or two instead of a traceback."""
+    while type(error).__name__ == "InstantiationException" and error.__cause__:
+        error = error.__cause__  # Hydra wraps what a constructor raises
+    if isinstance(error, OSError) and error.errno:
+        return f"Expected to be able to use {error.filename}, got: {error.strerror}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = " ".join(lines[:2])
+    return said if said and isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {said}"

@@ -19,17 +19,24 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.callbacks import TQDMProgressBar
 from omegaconf import DictConfig, OmegaConf
 
-from sparse_lightning.study.record import CONFIG, ERROR, METRICS, read_metrics, recorders, write, write_result
+from sparse_lightning.study.record import (
+    CONFIG,
+    ERROR,
+    METRICS,
+    RESULT,
+    read_metrics,
+    recorders,
+    sentence,
+    write,
+    write_result,
+)
 
 
 def run(cfg: DictConfig) -> float:
     """Train one run into Hydra's output folder and return its last validation accuracy, the objective of a search.
 
-    A run that fails leaves its traceback in its folder. Alone it raises; in a multirun it returns NaN, so that the
-    others go on.
-
-    Raises:
-        FileExistsError: The folder has another run already, and no checkpoint is given to continue it from.
+    A run that fails leaves its traceback in its folder. Alone it ends the process with a sentence on what went wrong;
+    in a multirun it returns NaN, so that the others go on.
     """
     hydra = HydraConfig.get()
     folder, alone = Path(hydra.runtime.output_dir), hydra.mode == RunMode.RUN
@@ -37,12 +44,12 @@ def run(cfg: DictConfig) -> float:
     try:
         return _train(cfg, folder, alone)
     except Exception as error:
-        if not isinstance(error, FileExistsError):
-            path = folder / ERROR
-            write(path, traceback.format_exc())
-            error.add_note(f"The traceback is in {path}")
+        said = sentence(error)
+        if not isinstance(error, FileExistsError):  # another run's folder is left as it is
+            write(folder / ERROR, traceback.format_exc())
+            said += f"\nThe traceback is in {folder / ERROR}"
         if alone:
-            raise
+            sys.exit(f"Error: {said}")
         return math.nan
 
 
@@ -52,6 +59,8 @@ def _train(cfg: DictConfig, folder: Path, alone: bool) -> float:
             f"Expected an empty folder for a new run, got {folder}, which has one. To continue it say "
             f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
         )
+    for name in (ERROR, RESULT):  # of an earlier attempt that this one continues
+        (folder / name).unlink(missing_ok=True)
     if not isinstance(cfg.seed, int):
         raise ValueError(f"Expected seed to be a whole number, got {cfg.seed!r}")
     torch.set_num_threads(cfg.threads)

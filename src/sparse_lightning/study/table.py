@@ -35,8 +35,8 @@ def format_table(frame: pd.DataFrame) -> str:
             lines.append(_line(str(arm), [float(value) for value in row]))
             if arm in PUBLISHED["table"]:
                 lines.append(_line("  published", _published(str(arm))))
-    differing = _differences(frame)
-    if differing and not ours.empty:
+    differing = _differences(frame[frame["status"] == "finished"])
+    if differing:
         lines += ["", f"These runs are not the published experiment: {'; '.join(differing)}."]
     left_out = frame[frame["status"] != "finished"]
     if not left_out.empty:
