@@ -168,7 +168,10 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["model.prune_fraction=much"], "Expected prune_fraction in [0, 1), got 'much'"),
         (["model.hidden_sizes=[100,-1]"], "Expected hidden_sizes to be a list of sizes above 0, got [100, -1]"),
         (["model.density={network.linear9: 0.1}"], "Expected a Linear layer to match 'network.linear9' in density"),
-        (["ckpt_path={other}/checkpoints/last.ckpt"], "Expected a checkpoint with network.linear1.weight of shape [100, 784], got [20, 784]"),
+        (
+            ["ckpt_path={other}/checkpoints/last.ckpt"],
+            "Expected a checkpoint with network.linear1.weight of shape [100, 784], got [20, 784]",
+        ),
         (["output_dir={other}"], "Expected an empty folder for a new run"),
         (["output_dir={other}/config.yaml/run"], "Expected to be able to use"),
     ],

@@ -38,8 +38,9 @@ class Topology:
     def room(self) -> float:
         """The largest share of the active connections that can be replaced: inactive ones over active ones."""
         active = int(self.mask.sum())
-        # A hair above the quotient, so that its floor is not one short.
-        return math.nextafter((self.mask.numel() - active) / active, math.inf) if active else 0.0
+        inactive = self.mask.numel() - active
+        # A hair above the quotient, so that the part it makes is not one short.
+        return math.nextafter(inactive / active, math.inf) if active and inactive else 0.0
 
     def rewire(self, dropped: Tensor, scores: Tensor, generator: torch.Generator) -> None:
         """Replace connections; see :func:`sparse_lightning.masks.rewire` for arguments and errors."""
