@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
@@ -82,26 +82,25 @@ class Grown(Callback):
         self.before = {name: mask.clone() for name, mask in self.callback.masks.items()}
 
 
-class TwoOptimizers(nn.Module):
-    """What a Model needs to be optimized by hand, by two optimizers that step at different times."""
+def by_hand(model: type[LightningModule], network: nn.Sequential) -> LightningModule:
+    """A Model without automatic optimization, whose two optimizers step at different times."""
 
-    def __new__(cls, model, network):
-        class Manual(model):
-            automatic_optimization = False
+    class Manual(model):
+        automatic_optimization = False
 
-            def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
-                first, second = self.optimizers()
-                self.manual_backward(super().training_step(batch, batch_idx))
-                first.step()
-                if batch_idx % 2:
-                    second.step()
-                first.zero_grad()
-                second.zero_grad()
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            first, second = self.optimizers()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            first.step()
+            if batch_idx % 2:
+                second.step()
+            first.zero_grad()
+            second.zero_grad()
 
-            def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-                return [SGD(self.network[:3].parameters()), AdamW(self.network[3:].parameters())]
+        def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+            return [SGD(self.network[:3].parameters()), AdamW(self.network[3:].parameters())]
 
-        return Manual(network)
+    return Manual(network)
 
 
 # Masks and their enforcement.
@@ -141,7 +140,7 @@ def test_weights_off_the_mask_are_zero_after_every_step(trainer, model, net, dat
 def test_weights_off_the_mask_are_zero_whichever_of_two_optimizers_steps(trainer, model, net, data):
     callback = PruneRegrow(density=0.3)
     steps = Steps(callback)
-    trainer(max_epochs=3, callbacks=[callback, steps]).fit(TwoOptimizers(model, net), data)
+    trainer(max_epochs=3, callbacks=[callback, steps]).fit(by_hand(model, net), data)
     assert steps.seen == 3 * 3 + 3 * 1
 
 
@@ -489,6 +488,19 @@ def test_the_global_random_state_is_neither_read_nor_moved(trainer, model, net, 
     torch.testing.assert_close(fit(noise=1), fit(noise=2))
 
 
+def test_every_layer_draws_its_own_lot_at_every_rewiring(trainer, model, net, data):
+    class Lots(PruneRegrow):
+        drawn: tuple[int, ...] = ()
+
+        def growth_scores(self, name, weight, mask, generator):
+            self.drawn = (*self.drawn, generator.initial_seed())
+            return super().growth_scores(name, weight, mask, generator)
+
+    callback = Lots()
+    trainer(max_epochs=4, callbacks=[callback]).fit(model(net), data)
+    assert len(set(callback.drawn)) == len(callback.drawn) == 3 * len(NAMES)
+
+
 def test_layers_are_drawn_apart_whatever_other_layers_there_are(model, net):
     alone, together = PruneRegrow(density={"network.3": 0.5}), PruneRegrow(density=0.5)
     for callback in (alone, together):
@@ -507,11 +519,17 @@ def test_early_stop_counts_the_drops_of_the_learning_rate(trainer, model, net, d
     assert callback.rewirings == rewirings
 
 
-def test_what_a_rewiring_costs_is_paid_only_where_another_epoch_follows(trainer, model, net, data):
+def test_a_single_epoch_is_not_rewired(trainer, model, net, data):
     callback = PruneRegrow()
     trainer(max_epochs=1, callbacks=[callback]).fit(model(net), data)
     assert callback.rewirings == 0
     assert set(callback.masks) == set(NAMES)
+
+
+def test_validation_alone_leaves_the_weights_as_they_are(trainer, model, net, data):
+    before = copy.deepcopy(net.state_dict())
+    trainer(callbacks=[PruneRegrow(density=0.1, growth="hebbian")]).validate(model(net), data, verbose=False)
+    torch.testing.assert_close(net.state_dict(), before)
 
 
 # A method of one's own.

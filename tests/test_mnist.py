@@ -91,11 +91,11 @@ def test_pixels_are_normalised_by_the_published_constants(packaged):
     torch.testing.assert_close(images.double(), (pixels.double() / 255 - 0.13062755) / 0.30810780, rtol=0, atol=1e-6)
 
 
-def test_batches_are_of_128_and_the_short_last_one_is_kept(packaged):
+def test_training_batches_are_of_128_and_the_short_last_one_is_kept(packaged):
     sizes = [len(labels) for _, labels in packaged.train_dataloader()]
     assert sizes == [128] * 468 + [96]
     assert len(packaged.train_dataloader()) == 469
-    assert [len(labels) for _, labels in packaged.val_dataloader()] == [128] * 78 + [16]
+    assert [len(labels) for _, labels in packaged.val_dataloader()] == [1000] * 10
 
 
 def test_by_default_it_validates_on_the_test_images(packaged):
@@ -275,6 +275,11 @@ def test_holding_out_more_images_than_there_are_is_refused(tmp_path, offline):
 # The order.
 
 
+def mnist_like(count: int) -> tuple[Tensor, Tensor]:
+    """Samples whose label is their index, and whose image says it again."""
+    return torch.arange(count).float().view(-1, 1), torch.arange(count)
+
+
 def labels_seen(data: MNISTDataModule, epoch: int) -> list[int]:
     loader = data.train_dataloader()
     loader.sampler.set_epoch(epoch)
@@ -298,11 +303,6 @@ def test_the_order_is_decided_by_seed_and_epoch_alone(packaged):
     assert len({tuple(labels) for labels in orders}) == 4
     assert all(sorted(labels) == list(range(500)) for labels in orders)
     assert labels_seen(packaged, 3) == labels_seen(packaged, 3) != labels_seen(packaged, 4)
-
-
-def mnist_like(count: int) -> tuple[Tensor, Tensor]:
-    """Samples whose label is their index, and whose image says it again."""
-    return torch.arange(count).float().view(-1, 1), torch.arange(count)
 
 
 def test_the_seed_of_the_data_module_is_that_of_the_order(packaged):

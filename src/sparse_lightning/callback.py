@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
@@ -252,8 +253,8 @@ class PruneRegrow(Callback):
 
     # State: with it a continued run is the same, to the bit, as one never interrupted.
 
-    @property
-    def state_key(self) -> str:
+    @cached_property
+    def state_key(self) -> str:  # Lightning asks for it at every hook of every step
         """Tells apart the states of several instances on different layers of one model."""
         layers = sorted(self.density) if isinstance(self.density, Mapping) else ["*"]
         return self._generate_state_key(layers=layers)

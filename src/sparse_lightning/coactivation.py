@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+EXACT = 2**24  # up to here every whole number is a 32-bit float
+
 # They keep a value's shape and yet do not tell an active unit: the first is noise, the others have always one sign.
 _NOT_ACTIVITY = (
     nn.modules.dropout._DropoutNd,
@@ -27,19 +29,24 @@ def coactivation(inputs: Tensor, outputs: Tensor) -> Tensor:
     >>> coactivation(torch.tensor([[1., 0.], [2., 3.]]), torch.tensor([[1.], [1.]]))
     tensor([[2, 1]], dtype=torch.int32)
     """
-    return _product(_active(inputs), _active(outputs))
+    return (_active(outputs).T @ _active(inputs)).int()
 
 
 def _active(values: Tensor) -> Tensor:
-    """1.0 where a unit's value is above zero, else 0.0; float32 whatever the precision of `values`."""
+    """1.0 where a unit's value is above zero, else 0.0; float32, (samples, units), whatever `values` are."""
+    values = values.detach().reshape(-1, values.shape[-1])
     # On CPUs a comparison written into floats is several times faster than one into booleans.
-    return torch.gt(values.detach(), 0, out=torch.empty(values.shape, device=values.device)).reshape(
-        -1, values.shape[-1]
-    )
+    return torch.gt(values, 0, out=torch.empty(values.shape, device=values.device))
 
 
-def _product(inputs: Tensor, outputs: Tensor) -> Tensor:
-    return (outputs.T @ inputs).int()
+def _add(counts: Tensor, samples: int, inputs: Tensor, outputs: Tensor) -> Tensor:
+    """Counts of `samples` samples with more of them added: in place as floats while those are exact, then as integers.
+
+    Floats are added to by the product itself, in one pass.
+    """
+    if counts.is_floating_point() and samples + len(inputs) <= EXACT:
+        return counts.addmm_(outputs.T, inputs)
+    return counts.int() + (outputs.T @ inputs).int()
 
 
 class Coactivation:
@@ -58,15 +65,13 @@ class Coactivation:
             growth; it is here only to reproduce experiments that did so.
 
     Attributes:
-        counts: For each weight, by parameter name, how many of this rank's samples had both units active: int32,
-            (out, in).
         samples: For each weight, how many samples of this rank were counted.
         read_at: For each weight, the module whose output tells which of its output units are active.
     """
 
     def __init__(self, count_validation: bool = False) -> None:
         self.count_validation = count_validation
-        self.counts: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
         self.samples: dict[str, int] = {}
         self.read_at: dict[str, nn.Module] = {}
         self._names: dict[nn.Module, str] = {}
@@ -76,13 +81,18 @@ class Coactivation:
         self._pairs: list[tuple[str, Tensor, Tensor]] = []
         self._handles: list[RemovableHandle] = []
 
+    @property
+    def counts(self) -> dict[str, Tensor]:
+        """For each weight, how many samples of this rank had both units active: int32, (out, in), by parameter name."""
+        return {name: counts.int() for name, counts in self._counts.items()}
+
     def attach(self, module: nn.Module, layers: Mapping[str, nn.Linear]) -> None:
         """Start counting on `layers`, {parameter name: layer}, all of them parts of `module`."""
         self.detach()
         self._names = {layer: name for name, layer in layers.items()}
         for name, layer in layers.items():
-            counts = self.counts.get(name, torch.zeros_like(layer.weight, dtype=torch.int32))
-            self.counts[name] = counts.to(layer.weight.device)
+            counts = self._counts.get(name, torch.zeros_like(layer.weight, dtype=torch.float32))
+            self._counts[name] = counts.detach().to(layer.weight.device)
             self.samples.setdefault(name, 0)
         for part in module.modules():
             if part in self._names or _may_follow(part):
@@ -100,15 +110,15 @@ class Coactivation:
         if self._calls:
             self._settle()
         for name, inputs, outputs in self._pairs:
-            self.counts[name] += _product(inputs, outputs)
+            self._counts[name] = _add(self._counts[name], self.samples[name], inputs, outputs)
             self.samples[name] += len(inputs)
         self._pairs.clear()
         self._open.clear()
 
     def reset(self) -> None:
         """Start again from zero."""
-        for name, counts in self.counts.items():
-            counts.zero_()
+        for name, counts in self._counts.items():
+            self._counts[name] = torch.zeros_like(counts, dtype=torch.float32)
             self.samples[name] = 0
 
     def total(self, name: str) -> Tensor:
@@ -122,24 +132,24 @@ class Coactivation:
                 f"Expected the layer of {name!r} to have been called in training, but no call was seen: coactivation "
                 "is counted where a Linear is called as a module, not where its weight is used by itself"
             )
-        return _summed(self.counts[name])
+        return _summed(self._counts[name].int())
 
     def state_dict(self) -> dict[str, Any]:
         """Counts and samples by parameter name; a collective operation when training is distributed."""
-        counts = {name: _summed(counts).clone() for name, counts in self.counts.items()}
+        counts = {name: _summed(counts) for name, counts in self.counts.items()}
         return {"counts": counts, "samples": dict(self.samples)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from saved counts; they stand for all ranks, so the first takes them and the others start at 0."""
         first = not _distributed() or torch.distributed.get_rank() == 0
-        self.counts = {
-            n: counts.clone() if first else torch.zeros_like(counts) for n, counts in state["counts"].items()
+        self._counts = {
+            name: counts.clone() if first else torch.zeros_like(counts) for name, counts in state["counts"].items()
         }
         self.samples = dict(state["samples"])
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry the counts, not the hooks on one model's modules."""
-        return Coactivation(self.count_validation).__dict__ | {"counts": self.counts, "samples": self.samples}
+        return Coactivation(self.count_validation).__dict__ | {"_counts": self._counts, "samples": self.samples}
 
     def _counts_in(self, part: nn.Module) -> bool:
         return part.training or self.count_validation

@@ -105,6 +105,13 @@ class SparseMLP(LightningModule):
             self.prune_regrow.sparsify(self)
         self._sums: dict[str, Tensor] = {}
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Lightning notes the hook that runs many times a step, past which no search for parameters is needed."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (batch, num_classes), of images, (batch, ...), that flatten to `input_size` values each."""
         logits: Tensor = self.network(images.flatten(1))
@@ -191,9 +198,11 @@ class SparseMLP(LightningModule):
         count = len(labels)
         if count == 0:  # on a rank that has run out of images
             return loss
-        correct = (logits.detach().argmax(1) == labels).sum()
-        batch = torch.stack([loss.detach() * count, correct, correct.new_tensor(count)])
-        self._sums[stage] = self._sums[stage] + batch if stage in self._sums else batch
+        with torch.no_grad():
+            sums = self._sums.setdefault(stage, torch.zeros(3, device=loss.device))
+            sums[0].add_(loss, alpha=count)
+            sums[1].add_((logits.argmax(1) == labels).sum())
+            sums[2].add_(count)
         return loss
 
     def _reduced(self, stage: str) -> Tensor:

@@ -46,7 +46,7 @@ def run(cfg: DictConfig) -> float:
     except Exception as error:
         said = sentence(error)
         if not isinstance(error, FileExistsError):  # another run's folder is left as it is
-            write(folder / ERROR, traceback.format_exc())
+            write(folder / ERROR, f"{traceback.format_exc()}\n{said}\n")
             said += f"\nThe traceback is in {folder / ERROR}"
         if alone:
             sys.exit(f"Error: {said}")
@@ -59,6 +59,7 @@ def _train(cfg: DictConfig, folder: Path, alone: bool) -> float:
             f"Expected an empty folder for a new run, got {folder}, which has one. To continue it say "
             f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
         )
+    write(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
     for name in (ERROR, RESULT):  # of an earlier attempt that this one continues
         (folder / name).unlink(missing_ok=True)
     if not isinstance(cfg.seed, int):
@@ -72,7 +73,6 @@ def _train(cfg: DictConfig, folder: Path, alone: bool) -> float:
     if alone:
         callbacks.append(TQDMProgressBar(refresh_rate=20) if bar else EpochLines())
     trainer: Trainer = instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, enable_progress_bar=bar)
-    write(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
     trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path)
     if trainer.interrupted:
         raise KeyboardInterrupt
