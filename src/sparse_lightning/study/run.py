@@ -19,6 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.callbacks import TQDMProgressBar
 from omegaconf import DictConfig, OmegaConf
 
+from sparse_lightning.study.connections import Connections
 from sparse_lightning.study.record import (
     CONFIG,
     ERROR,
@@ -30,6 +31,9 @@ from sparse_lightning.study.record import (
     write,
     write_result,
 )
+from sparse_lightning.study.tensorboard import Board, TopologyPictures
+
+RESULTS = ("val_acc_max", "val_acc_max_epoch", "val_acc_last", "epochs")
 
 
 def run(cfg: DictConfig) -> float:
@@ -68,7 +72,8 @@ def _train(cfg: DictConfig, folder: Path, alone: bool) -> float:
     model: LightningModule = instantiate(cfg.model)
     data = instantiate(cfg.data)
     loggers = list(instantiate(cfg.logger).values())
-    callbacks, bar = recorders(folder), alone and sys.stderr.isatty()
+    callbacks: list[Callback] = [Connections(folder), TopologyPictures(), *recorders(folder)]
+    bar = alone and sys.stderr.isatty()
     if alone:
         callbacks.append(TQDMProgressBar(refresh_rate=20) if bar else EpochLines())
     trainer: Trainer = instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, enable_progress_bar=bar)
@@ -77,7 +82,10 @@ def _train(cfg: DictConfig, folder: Path, alone: bool) -> float:
     if trainer.interrupted:
         raise KeyboardInterrupt
     accuracy = [float(row["val_acc"]) for row in read_metrics(folder)]
-    write_result(folder, accuracy, **_facts())
+    result = write_result(folder, accuracy, **_facts())
+    for logger in loggers:
+        if isinstance(logger, Board):
+            logger.log_result(_shown(cfg), {name: result[name] for name in RESULTS})
     if alone:
         print(_closing(accuracy, folder))
     return accuracy[-1]
@@ -91,6 +99,12 @@ class EpochLines(Callback):
         metrics = {name: float(trainer.callback_metrics[name]) for name in ("val_loss", "val_acc", "epoch_time")}
         said = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}:  {said}", flush=True)
+
+
+def _shown(cfg: DictConfig) -> dict[str, Any]:
+    """The settings that a table of runs shows: those of the model and the data, the seed, the epochs asked for."""
+    model, data = ({key: group[key] for key in group if not str(key).startswith("_")} for group in (cfg.model, cfg.data))
+    return {**model, **data, "seed": cfg.seed, "max_epochs": cfg.trainer.max_epochs}
 
 
 def _closing(accuracy: list[float], folder: Path) -> str:
