@@ -74,7 +74,8 @@ def test_a_run_leaves_config_metrics_events_checkpoints_and_result(grid: tuple[P
     best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert best["epoch"] == result["val_acc_max_epoch"]
     events = EventAccumulator(str(run)).Reload()
-    assert [event.value for event in events.Scalars("accuracy/validation")] == pytest.approx(list(metrics(run)["val_acc"]))
+    shown = [event.value for event in events.Scalars("accuracy/validation")]
+    assert shown == pytest.approx(list(metrics(run)["val_acc"]))
 
 
 def test_the_two_arms_of_a_seed_begin_alike_and_part_at_the_first_rewiring(grid: tuple[Path, str]) -> None:

@@ -133,7 +133,7 @@ def recorders(folder: Path) -> list[Callback]:
 
 
 def write_result(folder: Path, accuracy: list[float], **facts: Any) -> dict[str, Any]:
-    """Write `result.json`, the sign of a finished run, with what its epochs' validation accuracy came to; returns it."""
+    """Write `result.json`, the sign of a finished run: what its epochs' validation accuracy came to. Returns it."""
     best = max(accuracy)
     result = {
         "epochs": len(accuracy),

@@ -103,8 +103,8 @@ class EpochLines(Callback):
 
 def _shown(cfg: DictConfig) -> dict[str, Any]:
     """The settings that a table of runs shows: those of the model and the data, the seed, the epochs asked for."""
-    model, data = ({key: group[key] for key in group if not str(key).startswith("_")} for group in (cfg.model, cfg.data))
-    return {**model, **data, "seed": cfg.seed, "max_epochs": cfg.trainer.max_epochs}
+    knobs = {**cfg.model, **cfg.data, "seed": cfg.seed, "max_epochs": cfg.trainer.max_epochs}
+    return {key: value for key, value in knobs.items() if not str(key).startswith("_")}
 
 
 def _closing(accuracy: list[float], folder: Path) -> str:
