@@ -12,17 +12,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.custom_scalar import layout_pb2
-from tensorboard.plugins.custom_scalar import summary as custom_scalar
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams, scalar
+from torch.utils.tensorboard.summary import custom_scalars, hparams, scalar
 
 from sparse_lightning.study.connections import masks_of
 from sparse_lightning.study.record import write
 
-ARMS = "arms"
+ARMS, EVENTS = "arms", "events.out.tfevents.report"
 SHOWN = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 _TAGS = {
     "train_acc": "accuracy/training",
@@ -150,27 +148,28 @@ def write_arms(folder: Path, curves: Mapping[str, pd.DataFrame], charts: Mapping
         grouped = rows[["epoch", *(metric for metric in metrics if metric in rows)]].groupby("epoch")
         mean, spread = grouped.mean(), grouped.std().fillna(0.0)
         events = []
-        for metric in mean:
-            name = tag(str(metric))
-            lines = {name: mean[metric], f"{name}_lower": mean[metric] - spread[metric]}
-            lines[f"{name}_upper"] = mean[metric] + spread[metric]
-            for line, values in lines.items():
-                events += [(int(epoch), scalar(line, float(value))) for epoch, value in values.dropna().items()]
-        path = folder / ARMS / arm.replace("/", "_") / "events.out.tfevents.report"
+        for metric in mean.columns:
+            bounds = (mean[metric], mean[metric] - spread[metric], mean[metric] + spread[metric])
+            for name, values in zip(_band(metric), bounds, strict=True):
+                known = values.notna()
+                steps = zip(values.index[known].astype(int), values[known].astype(float), strict=True)
+                events += [(int(step), scalar(name, value)) for step, value in steps]
+        path = folder / ARMS / arm.replace("/", "_") / EVENTS
         written.append(_write_events(path, sorted(events, key=lambda event: event[0])))
-    categories = [
-        layout_pb2.Category(title=title, chart=[_margin_chart(metric) for metric in group])
-        for title, group in charts.items()
-    ]
-    layout = custom_scalar.pb(layout_pb2.Layout(category=categories))
-    return [*written, _write_events(folder / ARMS / "events.out.tfevents.report", [(0, layout)])]
+    margins = {
+        title: {_chart(metric): ["Margin", _band(metric)] for metric in group} for title, group in charts.items()
+    }
+    return [*written, _write_events(folder / ARMS / EVENTS, [(0, custom_scalars(margins))])]
 
 
-def _margin_chart(metric: str) -> layout_pb2.Chart:
+def _band(metric: str) -> list[str]:
+    """The tags of a mean and of its lower and upper bound."""
     name = tag(metric)
-    series = layout_pb2.MarginChartContent.Series(value=name, lower=f"{name}_lower", upper=f"{name}_upper")
-    title = name.replace("/", ", ").replace("_", " ")
-    return layout_pb2.Chart(title=title, margin=layout_pb2.MarginChartContent(series=[series]))
+    return [name, f"{name}_lower", f"{name}_upper"]
+
+
+def _chart(metric: str) -> str:
+    return tag(metric).replace("/", ", ").replace("_", " ")
 
 
 def _write_events(path: Path, summaries: Sequence[tuple[int, Summary]]) -> Path:
