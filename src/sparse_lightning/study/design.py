@@ -107,7 +107,7 @@ def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd
     differing = [name for name in seeds if labels[name].nunique() > 1] or seeds[:1]
     runs = runs.assign(arm=names, pair=labels[differing].agg(",".join, axis=1) if len(runs) else [])
     chosen = _against(against, {name: list(dict.fromkeys(labels[name])) for name in factors})
-    arms = {arm: {name: labels.loc[index, name] for name in factors} for index, arm in enumerate(names)}
+    arms = {arm: {name: str(labels.loc[index, name]) for name in factors} for index, arm in enumerate(names)}
     first = sorted(arms, key=lambda arm: not all(arms[arm][name] == level for name, level in chosen.items()))
     repeated = runs.duplicated(["arm", "pair"])
     notes = [

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sparse_lightning.study.statistics import Metric, Numbers, differences, epochs_to
+from sparse_lightning.study.statistics import Metric, Numbers, differences, epochs_to, row_of
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
@@ -48,7 +48,8 @@ Curves = Mapping[str, pd.DataFrame]  # of each arm, by its title: its runs' metr
 
 def style() -> Any:
     """The context that figures are drawn and saved in."""
-    return mpl.rc_context({**mpl.rcParamsDefault, **_RC, "backend": "agg"})
+    defaults: dict[Any, Any] = dict(mpl.rcParamsDefault)
+    return mpl.rc_context(defaults | _RC | {"backend": "agg"})
 
 
 def render(figure: Figure, kind: str) -> bytes:
@@ -94,13 +95,13 @@ def paired_differences(
     for panel, metric in zip(panels, metrics, strict=True):
         for number, (arm, reference) in enumerate(pairs.items()):
             values = metric.scale * differences(table, arm, reference, metric.name).to_numpy(dtype=float)
-            row, height = compared[arm].loc[metric.name], len(pairs) - number
+            row, height = row_of(compared[arm], metric.name), len(pairs) - number
             spread = height + 0.12 + 0.22 * np.linspace(0, 1, max(len(values), 1))[: len(values)]
             panel.plot(values, spread, "o", color=COLOURS[1], markersize=4.5, alpha=0.75, markeredgewidth=0)
             panel.plot([metric.scale * row["low"], metric.scale * row["high"]], [height - 0.12] * 2, "k-", linewidth=2)
             panel.plot(metric.scale * row["difference"], height - 0.12, "kD", markersize=5)
         panel.axvline(0, color="#666666", linewidth=0.9)
-        panel.set(title=metric.title.replace("validation ", "validation\n"), xlabel=metric.unit, ylim=(0.5, None))
+        panel.set(title=_two_lines(metric.title), xlabel=metric.unit)
         panel.set_ylim(0.5, len(pairs) + 0.6)
         panel.set_yticks([len(pairs) - number for number in range(len(pairs))], ["" for _ in pairs])
         panel.grid(visible=False, axis="y")
@@ -166,8 +167,8 @@ def topology(curves: Curves, layers: Sequence[str]) -> Figure:
                         mean = _line(axes, wide, number, arm if not order else None, fade=1 - 0.3 * order)
                         if what == "survived" and number == 0:
                             axes.annotate(f" {(1, 2, 5)[order]}", (mean.index[-1], mean.iloc[-1]), fontsize=7)
-            axes.set_ylim(0, None)
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        panels[0].set_ylim(bottom=0)  # of all, which share it
         panels[0].set_ylabel(title)
     for axes, layer in zip(grid[0], layers, strict=True):
         axes.set_title(layer)

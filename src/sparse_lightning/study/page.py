@@ -45,7 +45,7 @@ _STYLE = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,
 "Helvetica Neue",Arial,sans-serif}
-main{max-width:1080px;margin:0 auto;padding:2.2rem 1.2rem 4rem}
+main{max-width:1160px;margin:0 auto;padding:2.2rem 1.2rem 4rem}
 h1{font-size:1.75rem;line-height:1.2;margin:0 0 .3rem;letter-spacing:-.01em;overflow-wrap:anywhere}
 h2{font-size:1.25rem;margin:2.6rem 0 .8rem}h3{font-size:1.02rem;line-height:1.4;margin:0 0 .6rem}
 p{margin:.4rem 0}.soft,figcaption{color:var(--soft);font-size:.9rem}a{color:var(--link)}
@@ -59,8 +59,8 @@ white-space:nowrap}
 .yes{color:var(--yes);background:var(--yes-bg)}.no{color:var(--no);background:var(--no-bg)}
 .open{color:var(--open);background:var(--open-bg)}
 .wide{overflow-x:auto}
-table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;width:100%}
-th,td{padding:.4rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--rule)}
+table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums;width:100%}
+th,td{padding:.4rem .5rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--rule)}
 th{font-weight:600;color:var(--soft)}th:first-child,td:first-child{text-align:left;padding-left:0}
 figure{margin:0 0 1rem;overflow:hidden}figure .wide{background:#fff}
 figure img{display:block;width:100%;min-width:660px;height:auto;padding:.6rem}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -162,16 +163,16 @@ def format_report(report: Report) -> str:
 
 def summary(report: Report) -> pd.DataFrame:
     """Every figure of the tables, one a row: `table`, `arm`, `reference`, `metric`, `figure`, `value`, in shares."""
-    rows = []
-    for name, tables in (("accuracy and speed", report.main), ("topology", report.topology)):
+    rows: list[tuple[Any, ...]] = []
+    for kind, tables in (("accuracy and speed", report.main), ("topology", report.topology)):
         for arm, compared in tables.items():
             for metric, row in compared.iterrows():
-                rows += [(name, arm, report.design.pairs[arm], metric, figure, value) for figure, value in row.items()]
+                rows += [(kind, arm, report.design.pairs[arm], metric, figure, value) for figure, value in row.items()]
     if report.curves:
         for arm, runs in report.table.groupby("arm", sort=False):
             for metric in (*report.metrics, *statistics.TOPOLOGY):
-                for figure, value in runs[metric.name].agg(["min", "max", "mean", "std", "count"]).items():
-                    rows.append(("arms", arm, "", metric.name, figure, value))
+                spread = runs[metric.name].agg(["min", "max", "mean", "std", "count"])
+                rows += [("arms", arm, "", metric.name, name, value) for name, value in spread.items()]
             for _, run in runs.iterrows():
                 rows += [
                     ("runs", arm, "", m.name, run["run"], run[m.name]) for m in (*report.metrics, *statistics.TOPOLOGY)
@@ -249,7 +250,7 @@ def cells(compared: pd.DataFrame, metrics: Sequence[Metric]) -> list[tuple[str, 
     """A comparison as it is read: a row a metric, under :data:`HEADINGS`."""
     rows = []
     for metric in metrics:
-        row = compared.loc[metric.name]
+        row = statistics.row_of(compared, metric.name)
         sides = [f"{metric.show(row[f'{side}mean'])} ± {metric.show(row[f'{side}sd'])}" for side in ("", "reference_")]
         span = f"{metric.show(row['low'], sign=True)} to {metric.show(row['high'], sign=True)}"
         effect = "-" if np.isnan(row["effect"]) else f"{row['effect']:+.2f}"

@@ -52,7 +52,7 @@ def load_runs(*folders: str | Path) -> pd.DataFrame:
     if not any(settings):
         said = f"{len(settings)} {CONFIG}, of which none can be used: {outcomes[0]['error']}"
         raise FileNotFoundError(f"Expected a folder with runs of this project, got {folders[0]} with {said}")
-    return pd.concat([pd.DataFrame(outcomes), _short_names(pd.DataFrame(settings))], axis=1)
+    return pd.DataFrame(outcomes).join(_short_names(pd.DataFrame(settings)))
 
 
 def load_metrics(folder: str | Path) -> pd.DataFrame:
@@ -63,7 +63,7 @@ def load_metrics(folder: str | Path) -> pd.DataFrame:
     """
     try:
         rows = read_metrics(Path(folder))
-        table = pd.DataFrame(rows).apply(pd.to_numeric)
+        table: pd.DataFrame = pd.DataFrame(rows).apply(pd.to_numeric)
     except (ValueError, csv.Error) as error:
         raise ValueError(f"Expected {METRICS} to be a table of numbers, got a damaged file") from error
     if not rows:

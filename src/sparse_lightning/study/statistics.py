@@ -7,7 +7,7 @@ brings to both is not noise: everything is estimated on the differences within p
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ FEWEST = 6  # pairs: with fewer, no assignment of signs is rarer than 1 in 20, s
 MOST = 1000  # pairs: who would need more has found no difference
 EARLY = 5  # the epoch that 'early' is measured at, after five rewirings
 LEVEL = 0.05
-Numbers = NDArray[np.float64]
+Numbers = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,9 @@ def seeds_needed(effect: float, metrics: int = 1) -> float:
     if math.isnan(effect):
         return math.nan
     level = LEVEL / metrics
+    effect = min(abs(effect), 2.0)  # beyond that the fewest pairs are enough, and the noncentral t loses its digits
     pairs = np.arange(math.floor(math.log2(1 / level)) + 2, MOST + 1)
-    enough = pairs[TTestPower().power(abs(effect), pairs, level) >= 0.8]
+    enough = pairs[TTestPower().power(effect, pairs, level) >= 0.8]
     return float(enough[0]) if len(enough) else math.inf
 
 
@@ -241,9 +242,9 @@ def compare(table: pd.DataFrame, arm: str, reference: str, metrics: Sequence[Met
         row |= {"high": high, "p": paired_test(paired), "effect": effect, "seeds": seeds_needed(effect, len(metrics))}
         row["note"] = _note(paired, metric)
         rows.append(row)
-    found = pd.DataFrame(rows).set_index("metric")
-    found.insert(found.columns.get_loc("p") + 1, "p_holm", holm(list(found["p"])))  # type: ignore[arg-type]
-    return found
+    for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = corrected
+    return pd.DataFrame(rows).set_index("metric")
 
 
 def _note(paired: Numbers, metric: Metric) -> str:
@@ -256,12 +257,22 @@ def _note(paired: Numbers, metric: Metric) -> str:
     return f"{len(paired)} pairs: too few for a test to reach 5 %" if len(paired) < FEWEST else ""
 
 
-def direction(row: "pd.Series[Any]") -> int:
+def row_of(compared: pd.DataFrame, metric: str) -> "pd.Series[Any]":
+    """The row of one metric in a comparison."""
+    return cast("pd.Series[Any]", compared.loc[metric])
+
+
+def direction(row: "pd.Series[Any]", corrected: bool = True) -> int:
     """Which way a difference is settled: 1 above zero, -1 below, 0 not settled.
 
-    Settled is what at least six pairs show, with an interval that leaves out zero and a corrected p-value below 5%.
+    Settled is what at least six pairs show, with an interval that leaves out zero and a p-value below 5%.
+
+    Args:
+        row: One metric of a comparison.
+        corrected: Ask it of the p-value after Holm's correction: right for whoever looks over all metrics for a
+            difference, too much for a statement about this metric that was made before.
     """
-    if row["pairs"] < FEWEST or not row["p_holm"] < LEVEL:
+    if row["pairs"] < FEWEST or not row["p_holm" if corrected else "p"] < LEVEL:
         return 0
     return int(row["low"] > 0) - int(row["high"] < 0)
 

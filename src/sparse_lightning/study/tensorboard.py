@@ -76,7 +76,8 @@ class Board(TensorBoardLogger):
         metrics = {f"result/{name}": float(value) for name, value in result.items()}
         super().log_metrics(metrics, step=0)
         writer = self.experiment._get_file_writer()
-        for summary in hparams({name: _word(value) for name, value in settings.items()}, metrics):
+        words = {name: _word(value) for name, value in settings.items()}
+        for summary in hparams(words, metrics):  # type: ignore[no-untyped-call]
             writer.add_summary(summary, 0)
         self.experiment.close()
 
@@ -153,13 +154,14 @@ def write_arms(folder: Path, curves: Mapping[str, pd.DataFrame], charts: Mapping
             for name, values in zip(_band(metric), bounds, strict=True):
                 known = values.notna()
                 steps = zip(values.index[known].astype(int), values[known].astype(float), strict=True)
-                events += [(int(step), scalar(name, value)) for step, value in steps]
+                events += [(int(step), scalar(name, value)) for step, value in steps]  # type: ignore[no-untyped-call]
         path = folder / ARMS / arm.replace("/", "_") / EVENTS
         written.append(_write_events(path, sorted(events, key=lambda event: event[0])))
     margins = {
         title: {_chart(metric): ["Margin", _band(metric)] for metric in group} for title, group in charts.items()
     }
-    return [*written, _write_events(folder / ARMS / EVENTS, [(0, custom_scalars(margins))])]
+    layout = custom_scalars(margins)  # type: ignore[no-untyped-call]
+    return [*written, _write_events(folder / ARMS / EVENTS, [(0, layout)])]
 
 
 def _band(metric: str) -> list[str]:

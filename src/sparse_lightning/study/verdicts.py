@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sparse_lightning.study.runs import PUBLISHED
-from sparse_lightning.study.statistics import EARLY, FEWEST, Metric, direction
+from sparse_lightning.study.statistics import EARLY, FEWEST, Metric, direction, row_of
 
 SUPPORTED, CONTRADICTED, OPEN, SETTLED = "supported", "contradicted", "not settled", "settled"
 ABOUT = (0.15, 0.25)  # points, what rounds to the published 0.2
@@ -35,6 +35,9 @@ class Conclusion:
 def published(main: pd.DataFrame, topology: pd.DataFrame, metrics: Sequence[Metric]) -> list[Conclusion]:
     """The three published conclusions on Hebbian growth, judged.
 
+    Each was stated of its metric before these runs were made, so each stands on its own interval and test; Holm's
+    correction, which is for looking over many metrics, is said beside.
+
     Args:
         main: Hebbian growth compared with random growth, by the main metrics.
         topology: The same, by the measures of the topology.
@@ -44,12 +47,12 @@ def published(main: pd.DataFrame, topology: pd.DataFrame, metrics: Sequence[Metr
     titles = PUBLISHED["conclusions"]
 
     def judge(claim: str, table: pd.DataFrame, name: str, expected: int) -> Verdict:
-        row = table.loc[name]
-        found = direction(row)
+        row = row_of(table, name)
+        found = direction(row, corrected=False)
         status = OPEN if not found else SUPPORTED if found == expected else CONTRADICTED
-        return Verdict(claim, status, figures(row, by_name[name]))
+        return Verdict(claim, status, figures(row, by_name[name], corrected=False))
 
-    best = main.loc["val_acc_max"]
+    best = row_of(main, "val_acc_max")
     accuracy = [
         judge("less accurate, by best validation accuracy", main, "val_acc_max", -1),
         judge("less accurate, by last validation accuracy", main, "val_acc_last", -1),
@@ -81,17 +84,17 @@ def published(main: pd.DataFrame, topology: pd.DataFrame, metrics: Sequence[Metr
 
 
 def general(title: str, table: pd.DataFrame, metrics: Sequence[Metric]) -> Conclusion:
-    """One arm beside another, metric by metric: what is settled and what is not."""
+    """One arm beside another, metric by metric: what is settled, after Holm's correction over them, and what is not."""
     verdicts = []
     for metric in metrics:
-        row = table.loc[metric.name]
+        row = row_of(table, metric.name)
         found = direction(row)
         claim = f"{metric.more if found > 0 else metric.less}, by {metric.title}" if found else metric.title
         verdicts.append(Verdict(claim, SETTLED if found else OPEN, figures(row, metric)))
     return Conclusion(title, verdicts)
 
 
-def figures(row: "pd.Series[Any]", metric: Metric) -> str:
+def figures(row: "pd.Series[Any]", metric: Metric, corrected: bool = True) -> str:
     """The figures behind a verdict, and what keeps it open, in a sentence."""
     said = _estimate(row, metric)
     if not math.isnan(row["low"]):
@@ -99,7 +102,7 @@ def figures(row: "pd.Series[Any]", metric: Metric) -> str:
     for prefix, words in (("", "of this arm"), ("reference_", "of the other")):
         if row[f"{prefix}censored"]:
             said += f"; {row[f'{prefix}censored']} of {row[f'{prefix}runs']} runs {words} never got there"
-    return said + _why_open(row)
+    return said + _why_open(row, corrected)
 
 
 def _estimate(row: "pd.Series[Any]", metric: Metric) -> str:
@@ -127,15 +130,17 @@ def seeds(value: float) -> str:
     return "-" if math.isnan(value) else "> 1000" if math.isinf(value) else f"{value:.0f}"
 
 
-def _why_open(row: "pd.Series[Any]") -> str:
-    if direction(row) or math.isnan(row["low"]):
+def _why_open(row: "pd.Series[Any]", corrected: bool) -> str:
+    if math.isnan(row["low"]) or direction(row):
         return ""
-    needed = f"; {seeds(row['seeds'])} seeds would settle such a difference 4 times in 5"
+    needed = f"; {seeds(row['seeds'])} seeds would settle such a difference, corrected, 4 times in 5"
+    if direction(row, corrected):
+        return f"; on its own, not as one of several metrics{needed}"
     if row["pairs"] < FEWEST:
         return f"; too few runs to say: no test of {row['pairs']} pairs can reach 5%, it takes {FEWEST}"
     if row["low"] <= 0 <= row["high"]:
         return f"; the interval includes zero{needed}"
-    return f"; the interval leaves out zero, but the corrected test does not{needed}"
+    return f"; the interval leaves out zero, but the test does not{needed}"
 
 
 def _size(row: "pd.Series[Any]") -> str:
