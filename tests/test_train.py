@@ -12,20 +12,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT, SHORT, script
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sparse_lightning.study import load_runs
-
-ROOT = Path(__file__).parent.parent
-SHORT = ["trainer.limit_train_batches=12", "trainer.limit_val_batches=6"]
-
-
-def script(name: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "scripts" / name, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert not check or done.returncode == 0, done.stderr
-    return done
 
 
 def refusal(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -48,13 +39,6 @@ def metrics(folder: Path) -> pd.DataFrame:
 def epochs_done(folder: Path) -> int:
     path = folder / "metrics.csv"
     return pd.read_csv(path).get("train_loss", pd.Series(dtype=float)).notna().sum() if path.exists() else 0
-
-
-@pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("grid")
-    arguments = ["-m", "model.hebbian_grow=true,false", "seed=range(2)", "trainer.max_epochs=3", *SHORT]
-    return folder, script("train.py", *arguments, f"output_dir={folder}").stdout
 
 
 def test_runs_are_named_by_what_differs_between_them(grid: tuple[Path, str]) -> None:

@@ -185,7 +185,7 @@ def read_degrees(folder: Path) -> dict[str, np.ndarray[Any, np.dtype[np.uint16]]
     if not path.exists():
         return {}
     try:
-        with np.load(path) as saved:
+        with path.open("rb") as file, np.load(file) as saved:
             return {name: saved[name] for name in saved.files}
     except Exception as error:  # zipfile, zlib and NumPy each raise their own
         raise ValueError(f"Expected {path.name} to hold NumPy arrays, got a damaged file") from error

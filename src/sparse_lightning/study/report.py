@@ -166,17 +166,16 @@ def summary(report: Report) -> pd.DataFrame:
     rows: list[tuple[Any, ...]] = []
     for kind, tables in (("accuracy and speed", report.main), ("topology", report.topology)):
         for arm, compared in tables.items():
-            for metric, row in compared.iterrows():
-                rows += [(kind, arm, report.design.pairs[arm], metric, figure, value) for figure, value in row.items()]
+            for name, row in compared.iterrows():
+                rows += [(kind, arm, report.design.pairs[arm], name, figure, value) for figure, value in row.items()]
     if report.curves:
-        for arm, runs in report.table.groupby("arm", sort=False):
-            for metric in (*report.metrics, *statistics.TOPOLOGY):
+        metrics = (*report.metrics, *statistics.TOPOLOGY)
+        for arm in report.design.arms:
+            runs = report.table[report.table["arm"] == arm]
+            for metric in metrics:
                 spread = runs[metric.name].agg(["min", "max", "mean", "std", "count"])
                 rows += [("arms", arm, "", metric.name, name, value) for name, value in spread.items()]
-            for _, run in runs.iterrows():
-                rows += [
-                    ("runs", arm, "", m.name, run["run"], run[m.name]) for m in (*report.metrics, *statistics.TOPOLOGY)
-                ]
+                rows += [("runs", arm, "", metric.name, run["run"], run[metric.name]) for _, run in runs.iterrows()]
     return pd.DataFrame(rows, columns=["table", "arm", "reference", "metric", "figure", "value"])
 
 

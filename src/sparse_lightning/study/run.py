@@ -85,7 +85,7 @@ def _train(cfg: DictConfig, folder: Path, alone: bool) -> float:
     result = write_result(folder, accuracy, **_facts())
     for logger in loggers:
         if isinstance(logger, Board):
-            logger.log_result(_shown(cfg), {name: result[name] for name in RESULTS})
+            logger.log_result(_shown(cfg), {name: result[name] for name in RESULTS}, _swept())
     if alone:
         print(_closing(accuracy, folder))
     return accuracy[-1]
@@ -105,6 +105,13 @@ def _shown(cfg: DictConfig) -> dict[str, Any]:
     """The settings that a table of runs shows: those of the model and the data, the seed, the epochs asked for."""
     knobs = {**cfg.model, **cfg.data, "seed": cfg.seed, "max_epochs": cfg.trainer.max_epochs}
     return {key: value for key, value in knobs.items() if not str(key).startswith("_")}
+
+
+def _swept() -> set[str]:
+    """The settings that differ between the runs of this multirun, by their last names."""
+    hydra = HydraConfig.get()
+    said = {override.lstrip("+~").partition("=")[0] for override in hydra.overrides.task}
+    return {key.rpartition(".")[2] for key in said - set(hydra.job.config.override_dirname.exclude_keys)}
 
 
 def _closing(accuracy: list[float], folder: Path) -> str:

@@ -1,7 +1,7 @@
 """What TensorBoard shows of a study: grouped scalars, hyperparameters, pictures of the topology, the arms' margins."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -66,18 +67,25 @@ class Board(TensorBoardLogger):
         super().log_metrics(found, int(metrics["epoch"]) if "epoch" in metrics else step)
 
     @rank_zero_only
-    def log_result(self, settings: Mapping[str, Any], result: Mapping[str, float]) -> None:
+    def log_result(self, settings: Mapping[str, Any], result: Mapping[str, float], swept: Collection[str] = ()) -> None:
         """Give the run its row in the table of hyperparameters and results.
 
         Args:
             settings: Hyperparameters, the same keys in every run. All but numbers are shown as words.
             result: What the run came to, the same keys in every run.
+            swept: The settings that differ between the runs of its study, which come first in the table.
         """
         metrics = {f"result/{name}": float(value) for name, value in result.items()}
         super().log_metrics(metrics, step=0)
         writer = self.experiment._get_file_writer()
         words = {name: _word(value) for name, value in settings.items()}
-        for summary in hparams(words, metrics):  # type: ignore[no-untyped-call]
+        experiment, *session = hparams(words, metrics)  # type: ignore[no-untyped-call]
+        data = experiment.value[0].metadata.plugin_data
+        content = HParamsPluginData.FromString(data.content)
+        for setting in content.experiment.hparam_infos:
+            setting.differs = setting.name in swept
+        data.content = content.SerializeToString()
+        for summary in (experiment, *session):
             writer.add_summary(summary, 0)
         self.experiment.close()
 
@@ -167,7 +175,7 @@ def write_arms(folder: Path, curves: Mapping[str, pd.DataFrame], charts: Mapping
 def _band(metric: str) -> list[str]:
     """The tags of a mean and of its lower and upper bound."""
     name = tag(metric)
-    return [name, f"{name}_lower", f"{name}_upper"]
+    return [name, f"margins_of_arms/{name}/lower", f"margins_of_arms/{name}/upper"]
 
 
 def _chart(metric: str) -> str:

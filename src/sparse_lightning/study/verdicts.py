@@ -11,6 +11,7 @@ from sparse_lightning.study.runs import PUBLISHED
 from sparse_lightning.study.statistics import EARLY, FEWEST, Metric, direction, row_of
 
 SUPPORTED, CONTRADICTED, OPEN, SETTLED = "supported", "contradicted", "not settled", "settled"
+SPEED = ("val_acc_max_epoch", "epochs_to")
 ABOUT = (0.15, 0.25)  # points, what rounds to the published 0.2
 
 
@@ -62,8 +63,8 @@ def published(main: pd.DataFrame, topology: pd.DataFrame, metrics: Sequence[Metr
         ),
     ]
     speed = [
-        judge("faster by best epoch, as published", main, "val_acc_max_epoch", -1),
-        judge(f"faster by {by_name['epochs_to'].title}, which is less noisy", main, "epochs_to", -1),
+        judge("faster by best epoch, as published", main, SPEED[0], -1),
+        judge(f"faster by {by_name[SPEED[1]].title}, which is less noisy", main, SPEED[1], -1),
     ]
     reason = [
         judge(f"connections concentrate early (epoch {EARLY}) on few input units", topology, "gini_in", 1),
@@ -78,7 +79,7 @@ def published(main: pd.DataFrame, topology: pd.DataFrame, metrics: Sequence[Metr
     ]
     return [
         Conclusion(titles[0], accuracy),
-        Conclusion(titles[1], speed, _agreement(*speed)),
+        Conclusion(titles[1], speed, _agreement(speed, [main.loc[name, "difference"] for name in SPEED])),
         Conclusion(titles[2], reason),
     ]
 
@@ -133,9 +134,9 @@ def seeds(value: float) -> str:
 def _why_open(row: "pd.Series[Any]", corrected: bool) -> str:
     if math.isnan(row["low"]) or direction(row):
         return ""
-    needed = f"; {seeds(row['seeds'])} seeds would settle such a difference, corrected, 4 times in 5"
     if direction(row, corrected):
-        return f"; on its own, not as one of several metrics{needed}"
+        return "; on its own, not as one of several metrics"
+    needed = f"; {seeds(row['seeds'])} seeds would settle such a difference, corrected, 4 times in 5"
     if row["pairs"] < FEWEST:
         return f"; too few runs to say: no test of {row['pairs']} pairs can reach 5%, it takes {FEWEST}"
     if row["low"] <= 0 <= row["high"]:
@@ -153,10 +154,16 @@ def _size(row: "pd.Series[Any]") -> str:
     return CONTRADICTED if high < ABOUT[0] or low > ABOUT[1] else OPEN
 
 
-def _agreement(best: Verdict, reaching: Verdict) -> str:
-    if best.status != reaching.status:
-        return f"The two disagree: by best epoch this is {best.status}, by epochs to an accuracy {reaching.status}."
-    return f"The two agree: by either this is {best.status}."
+def _agreement(speed: Sequence[Verdict], found: Sequence[Any]) -> str:
+    """Whether the two ways to judge speed agree, and where neither settles it, which way they point."""
+    best, reaching = (verdict.status for verdict in speed)
+    if best != reaching:
+        return f"The two disagree: by best epoch this is {best}, by epochs to an accuracy {reaching}."
+    if best != OPEN:
+        return f"The two agree: by either this is {best}."
+    slower, faster = all(value > 0 for value in found), all(value < 0 for value in found)
+    pointed = "both point the other way" if slower else "both point that way" if faster else "nor do they point one way"
+    return f"The two agree that this is not settled; {pointed}."
 
 
 def format_conclusions(conclusions: Sequence[Conclusion]) -> str:
