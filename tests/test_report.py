@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from sparse_lightning.study import load_runs
 from sparse_lightning.study.connections import DEGREES
-from sparse_lightning.study.design import arrange
+from sparse_lightning.study.design import arrange, label
 from sparse_lightning.study.record import MetricsCSV, write_result
 from sparse_lightning.study.report import analyse, format_report, make_report
 
@@ -26,9 +26,7 @@ OWN = {"report.html", "summary.csv", "figures", "arms"}
 
 def make_run(study: Path, accuracy: list[float], seed: int, finished: bool = True, **settings: object) -> Path:
     """A run's folder as training leaves it, with settings of the model, named by what differs."""
-    folder = study / ",".join(
-        f"{key}={OmegaConf.create([value])[0]}" for key, value in (settings | {"seed": seed}).items()
-    )
+    folder = study / ",".join(f"{key}={label(value)}" for key, value in (settings | {"seed": seed}).items())
     folder.mkdir(parents=True)
     model = {**OmegaConf.to_container(OmegaConf.load(ROOT / "conf/model/sparse_mlp.yaml")), **settings, "seed": seed}
     trainer = {"max_epochs": len(accuracy)}
@@ -209,9 +207,9 @@ def test_a_damaged_record_of_connections_costs_its_picture_alone(small: Path) ->
 
 
 def test_a_study_of_which_no_run_has_finished_says_so(tmp_path: Path) -> None:
-    make_run(tmp_path, [0.5, 0.6], 0, finished=False)
+    (make_run(tmp_path, [0.5], 0, finished=False) / "metrics.csv").unlink()
     assert "No run has finished yet." in make_report(tmp_path)
-    assert "stopped after 2 epochs" in (tmp_path / "report.html").read_text()
+    assert "stopped after 0 epochs" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("content", ["empty", "foreign"])
@@ -222,7 +220,7 @@ def test_a_folder_without_runs_is_refused_and_nothing_is_written(
         (tmp_path / "config.yaml").write_text("site: theirs\n")
     before = bytes_of(tmp_path)
     monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path)])
-    with pytest.raises(SystemExit, match="^Error: Expected a folder with runs .*$"):
+    with pytest.raises(SystemExit, match=r"^Error: Expected a folder with runs .*$"):
         runpy.run_path(str(ROOT / "scripts" / "report.py"), run_name="__main__")
     assert bytes_of(tmp_path) == before
 

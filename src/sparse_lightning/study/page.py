@@ -157,7 +157,8 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _run(run: "pd.Series[Any]", home: Path, why: str | None) -> str:
     folder = Path(run["folder"])
-    says = f"best {run['val_acc_max']:.4f} (epoch {run['val_acc_max_epoch']:.0f}), last {run['val_acc_last']:.4f}"
+    best, epoch, last = run[["val_acc_max", "val_acc_max_epoch", "val_acc_last"]]
+    says = why or f"best {best:.4f} (epoch {epoch:.0f}), last {last:.4f}"
     links = [
         f'<a href="{quote(Path(os.path.relpath(folder / name, home)).as_posix())}">{name}</a>'
         for name in (METRICS, CONFIG, ERROR)
@@ -165,7 +166,7 @@ def _run(run: "pd.Series[Any]", home: Path, why: str | None) -> str:
     ]
     config = (folder / CONFIG).read_text(encoding="utf-8", errors="replace")
     return (
-        f"<details><summary>{escape(run['run'])} <span class=soft>{escape(why or says)}</span></summary>"
+        f"<details><summary>{escape(run['run'])} <span class=soft>{escape(says)}</span></summary>"
         f"<p class=soft>{' · '.join(links)}</p><pre>{escape(config)}</pre></details>"
     )
 
