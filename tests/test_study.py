@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,13 @@ def test_the_published_analysis_runs_unchanged_on_the_original_columns(study: Pa
     assert table.round(3).loc[True, ("val_acc_max", "max")] == 0.96
     assert (df["hebbian_prune_perc"].replace(np.nan, 0.0) == 0.0).all()
     assert (df["weight_prune_perc"].replace(np.nan, 0.0) == 0.3).all()
+
+
+def test_the_readme_loads_the_runs_into_pandas(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (code,) = (part for part in re.findall(r"```python\n(.*?)```", readme, re.S) if "load_runs" in part)
+    exec(code.replace("outputs/FOLDER", str(study)), {})
+    assert "DSNNMixedHeb    5" in capsys.readouterr().out
 
 
 def test_runs_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:

@@ -173,7 +173,10 @@ class PruneRegrow(Callback):
 
         Raises:
             ValueError: :meth:`prune_mask` or :meth:`growth_scores` gave what cannot be used; the layer is named.
+            RuntimeError: No model is training.
         """
+        if not self._weights:
+            raise RuntimeError("Expected a model in training to rewire, got none: rewire is called while fit runs")
         self.rewirings += 1
         for name, weight in self._weights.items():
             topology = self._topologies[name]

@@ -7,8 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-# They keep a value's shape and yet do not make it a unit's activity: the first is noise, the others always positive.
-_NOT_ACTIVITY = (nn.modules.dropout._DropoutNd, nn.Softmax, nn.Softmin, nn.LogSoftmax)
+# They keep a value's shape and yet do not tell an active unit: the first is noise, the others have always one sign.
+_NOT_ACTIVITY = (
+    nn.modules.dropout._DropoutNd,
+    *(nn.Softmax, nn.Softmin, nn.LogSoftmax, nn.Sigmoid, nn.LogSigmoid, nn.Softplus),
+)
 
 
 def coactivation(inputs: Tensor, outputs: Tensor) -> Tensor:
@@ -45,8 +48,8 @@ class Coactivation:
     An input unit's value is what the layer receives; an output unit's value is read after the normalisation and the
     activation that follow the layer. Which modules those are is found by watching the first training batch: a module
     follows when it takes exactly the tensor that the one before it gave, keeps its shape, has no matrix of its own and
-    is neither dropout nor softmax. An activation called as a function cannot be watched; after ReLU, GELU, SiLU or tanh
-    a value is above zero exactly when it was before, so nothing is lost there.
+    is neither dropout nor, like softmax, of one sign whatever it is given. An activation called as a function cannot be
+    watched; after ReLU, GELU, SiLU or tanh a value is above zero exactly when it was before, so nothing is lost there.
 
     The callback drives it: `attach` before training, `count` after each batch, `detach` at the end.
 
@@ -67,8 +70,9 @@ class Coactivation:
         self.samples: dict[str, int] = {}
         self.read_at: dict[str, nn.Module] = {}
         self._names: dict[nn.Module, str] = {}
+        self._followers: dict[nn.Module, None] = {}
         self._calls: list[tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]] = []
-        self._waiting: dict[nn.Module, tuple[str, Tensor]] = {}
+        self._open: dict[int, tuple[Tensor, str, Tensor]] = {}
         self._pairs: list[tuple[str, Tensor, Tensor]] = []
         self._handles: list[RemovableHandle] = []
 
@@ -88,8 +92,8 @@ class Coactivation:
         """Stop counting; the counts stay."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._calls, self._pairs, self._waiting = [], [], [], {}
-        self._names, self.read_at = {}, {}
+        self._handles, self._calls, self._pairs, self._open = [], [], [], {}
+        self._names, self._followers, self.read_at = {}, {}, {}
 
     def count(self) -> None:
         """Take the forward passes since the last call into the counts."""
@@ -99,6 +103,7 @@ class Coactivation:
             self.counts[name] += _product(inputs, outputs)
             self.samples[name] += len(inputs)
         self._pairs.clear()
+        self._open.clear()
 
     def reset(self) -> None:
         """Start again from zero."""
@@ -151,11 +156,11 @@ class Coactivation:
         for number, (part, _, inputs, value, outputs) in enumerate(self._calls):
             if part not in self._names:
                 continue
-            end = part
+            name, end = self._names[part], part
             for follower, taken, _, given, active in self._calls[number + 1 :]:
                 if taken is value and follower not in self._names:
+                    self._followers[follower] = None
                     end, value, outputs = follower, given, active
-            name = self._names[part]
             # A layer called several times, to be read at different places, is read at its own output.
             self.read_at[name] = end if self.read_at.get(name, end) is end else part
             self._pairs.append((name, inputs, outputs))
@@ -164,18 +169,22 @@ class Coactivation:
             for handle in self._handles:
                 handle.remove()
             self._handles = [layer.register_forward_hook(self._enter) for layer in self._names]
-            ends = dict.fromkeys(self.read_at.values())
-            self._handles += [end.register_forward_hook(self._leave) for end in ends]
+            self._handles += [follower.register_forward_hook(self._follow) for follower in self._followers]
 
     def _enter(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if self._counts_in(layer):
-            name = self._names[layer]
-            self._waiting[self.read_at[name]] = (name, _active(args[0]))
+        name = self._names.get(layer)  # a copy of the model has copies of the hooks, and is not counted
+        if name is not None and self._counts_in(layer):
+            self._read(layer, name, _active(args[0]), output)
 
-    def _leave(self, end: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if end in self._waiting:
-            name, inputs = self._waiting.pop(end)
+    def _follow(self, follower: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if self._open and (found := self._open.pop(id(args[0]), None)):
+            self._read(follower, *found[1:], output)
+
+    def _read(self, part: nn.Module, name: str, inputs: Tensor, output: Tensor) -> None:
+        if self.read_at[name] is part:
             self._pairs.append((name, inputs, _active(output)))
+        else:
+            self._open[id(output)] = (output, name, inputs)  # holds the tensor, so that its id stays its own
 
 
 def _may_follow(part: nn.Module) -> bool:

@@ -14,7 +14,6 @@ from sparse_lightning.callback import PruneRegrow
 from sparse_lightning.growth import HebbianGrowth, RandomGrowth
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW")
-ARCHITECTURE = ("input_size", "num_classes", "hidden_sizes", "batch_norm")
 
 
 class SparseMLP(LightningModule):
@@ -87,6 +86,11 @@ class SparseMLP(LightningModule):
         _expect("lr_gamma above 0", lr_gamma, lambda factor: factor > 0)
         hidden_sizes, lr_milestones = list(hidden_sizes), list(lr_milestones)
         self.save_hyperparameters()
+        # Plain values, where a configuration file gave OmegaConf's, which a checkpoint is not to hold.
+        density, prune_fraction = _plain(density), _plain(prune_fraction)
+        self.hparams.update(
+            hidden_sizes=hidden_sizes, lr_milestones=lr_milestones, density=density, prune_fraction=prune_fraction
+        )
         self.network = _mlp(input_size, num_classes, hidden_sizes, batch_norm, dropout)
         growth = HebbianGrowth(count_validation) if hebbian_grow else RandomGrowth()
         self.prune_regrow = PruneRegrow(
@@ -136,6 +140,9 @@ class SparseMLP(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of a batch."""
+        if batch_idx == 0:
+            # What is left of an epoch whose end Lightning leaves out when it continues from the last batch of it.
+            self._sums.pop("train", None)
         return self._measure("train", *batch)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -164,10 +171,11 @@ class SparseMLP(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the masks, which the weights alone cannot tell, and the metrics of an unfinished epoch."""
-        saved = checkpoint.get("hyper_parameters", {})
-        for key in ARCHITECTURE:
-            if key in saved and saved[key] != self.hparams[key]:
-                raise ValueError(f"Expected a checkpoint with {key}={self.hparams[key]}, got {saved[key]}")
+        ours, theirs = self.state_dict(), checkpoint["state_dict"]
+        for name in [*ours, *theirs]:
+            shapes = [list(state[name].shape) if name in state else "none" for state in (ours, theirs)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(f"Expected a checkpoint with {name} of shape {shapes[0]}, got {shapes[1]}")
         state = checkpoint.get("callbacks", {}).get(self.prune_regrow.state_key)
         if state:
             self.prune_regrow.start_from({name: topology["mask"] for name, topology in state["topologies"].items()})
@@ -181,6 +189,8 @@ class SparseMLP(LightningModule):
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
         count = len(labels)
+        if count == 0:  # on a rank that has run out of images
+            return loss
         correct = (logits.detach().argmax(1) == labels).sum()
         batch = torch.stack([loss.detach() * count, correct, correct.new_tensor(count)])
         self._sums[stage] = self._sums[stage] + batch if stage in self._sums else batch
@@ -215,6 +225,10 @@ def _mlp(
         input_size = size
     layers["output"] = nn.Linear(input_size, num_classes)
     return nn.Sequential(layers)
+
+
+def _plain(value: float | Mapping[str, float]) -> float | dict[str, float]:
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _expect(what: str, got: Any, holds: Callable[[Any], bool]) -> None:

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import math
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,8 @@ class MNISTDataModule(LightningDataModule):
         if self._parts:
             return
         (images, labels), (test_images, test_labels) = (self._read(train) for train in (True, False))
+        if self.val_size >= len(images):
+            raise ValueError(f"Expected val_size below the {len(images)} training images, got {self.val_size}")
         pixels = images.double() / 255 if self.dataset != "MNIST" else None
         mean, std = (MNIST_MEAN, MNIST_STD) if pixels is None else (pixels.mean().item(), pixels.std().item())
         test = _normalised(test_images, mean, std), test_labels
@@ -206,7 +209,7 @@ def _packaged(name: str) -> Tensor:
     path = PACKAGED / f"{name}.gz"
     try:
         content = gzip.decompress(path.read_bytes())
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise OSError(f"Expected to read MNIST from {path}, got: {error}. Reinstall the package.") from error
     _check(content, name, path)
     return _idx(content)

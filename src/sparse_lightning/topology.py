@@ -1,5 +1,6 @@
 """One weight's connections over time: which are active, which were just grown, which ever were active."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -37,7 +38,9 @@ class Topology:
     def room(self) -> float:
         """The largest share of the active connections that can be replaced: inactive ones over active ones."""
         active = int(self.mask.sum())
-        return (self.mask.numel() - active) / active if active else 0.0
+        inactive = self.mask.numel() - active
+        # A hair above the quotient, so that the part it makes is not one short.
+        return math.nextafter(inactive / active, math.inf) if active and inactive else 0.0
 
     def rewire(self, dropped: Tensor, scores: Tensor, generator: torch.Generator) -> None:
         """Replace connections; see :func:`sparse_lightning.masks.rewire` for arguments and errors."""

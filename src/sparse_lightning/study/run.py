@@ -67,6 +67,7 @@ def _train(cfg: DictConfig, folder: Path, alone: bool) -> float:
         (folder / name).unlink(missing_ok=True)
     if not isinstance(cfg.seed, int):
         raise ValueError(f"Expected seed to be a whole number, got {cfg.seed!r}")
+    write(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))  # first of all: a run that fails has one too
     torch.set_num_threads(cfg.threads)
     seed_everything(cfg.seed, verbose=False)
     model: LightningModule = instantiate(cfg.model)
@@ -77,7 +78,6 @@ def _train(cfg: DictConfig, folder: Path, alone: bool) -> float:
     if alone:
         callbacks.append(TQDMProgressBar(refresh_rate=20) if bar else EpochLines())
     trainer: Trainer = instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, enable_progress_bar=bar)
-    write(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
     trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path)
     if trainer.interrupted:
         raise KeyboardInterrupt

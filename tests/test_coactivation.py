@@ -1,0 +1,417 @@
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparse_lightning import PruneRegrow, SparseMLP
+from sparse_lightning.coactivation import Coactivation, coactivation
+
+
+def outer_products(inputs: Tensor, outputs: Tensor) -> Tensor:
+    """The slow and obvious way: for each sample, which pairs of units were both above zero."""
+    counts = torch.zeros(outputs.shape[-1], inputs.shape[-1], dtype=torch.int32)
+    for given, made in zip(inputs.flatten(0, -2), outputs.flatten(0, -2), strict=True):
+        counts += ((made > 0)[:, None] & (given > 0)).int()
+    return counts
+
+
+class Seen:
+    """Counts, by hooks of its own, each layer's inputs against the outputs of a module said beforehand."""
+
+    def __init__(self, pairs: dict[str, tuple[nn.Linear, nn.Module]], validation: bool = False) -> None:
+        self.counts = {name: torch.zeros(layer.weight.shape, dtype=torch.int32) for name, (layer, _) in pairs.items()}
+        self.validation = validation
+        for name, (layer, end) in pairs.items():
+            self.watch(name, layer, end)
+
+    def watch(self, name: str, layer: nn.Linear, end: nn.Module) -> None:
+        inputs: list[Tensor] = []
+
+        def enter(part: nn.Module, args: tuple[Tensor, ...]) -> None:
+            inputs.append(args[0].detach().clone())
+
+        def leave(part: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if inputs and (part.training or self.validation):
+                self.counts[name] += outer_products(inputs.pop(), output.detach())
+
+        layer.register_forward_pre_hook(enter)
+        end.register_forward_hook(leave)
+
+    def clear(self) -> None:
+        for counts in self.counts.values():
+            counts.zero_()
+
+
+def attached(module: nn.Module, **options: bool) -> Coactivation:
+    """A statistic that watches every Linear of a module."""
+    statistic = Coactivation(**options)
+    layers = {f"{name}.weight": part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
+    statistic.attach(module, layers)
+    return statistic
+
+
+def known(model: SparseMLP) -> dict[str, tuple[nn.Linear, nn.Module]]:
+    """The layers of a SparseMLP of two hidden layers, and where their activities are to be read."""
+    parts = model.network
+    pairs = ((parts.linear1, parts.relu1), (parts.linear2, parts.relu2), (parts.output, parts.output))
+    names = ("network.linear1.weight", "network.linear2.weight", "network.output.weight")
+    return dict(zip(names, pairs, strict=True))
+
+
+@pytest.fixture
+def mlp() -> SparseMLP:
+    return SparseMLP(input_size=6, num_classes=3, hidden_sizes=(8, 5), density=0.5)
+
+
+# The function.
+
+
+def test_it_counts_the_samples_with_both_units_above_zero():
+    inputs = torch.tensor([[1.0, 0.0, -1.0], [2.0, 3.0, 0.0], [0.5, -0.5, 0.5]])
+    outputs = torch.tensor([[1.0, -1.0], [0.0, 1e-30], [9.0, 9.0]])
+    counts = coactivation(inputs, outputs)
+    assert counts.tolist() == [[2, 0, 1], [2, 1, 1]]
+    assert counts.dtype == torch.int32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(1,), (64,), (4, 7), (2, 3, 5)])
+def test_it_equals_the_outer_product_of_every_sample(shape, dtype):
+    inputs, outputs = torch.randn(*shape, 9).to(dtype), torch.randn(*shape, 4).to(dtype)
+    assert coactivation(inputs, outputs).equal(outer_products(inputs, outputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_large_counts_are_exact_in_any_precision(dtype):
+    ones = torch.ones(70_001, 2, dtype=dtype)  # bfloat16 has no whole numbers of its own beyond 256
+    assert coactivation(ones, ones).tolist() == [[70_001] * 2] * 2
+
+
+def test_nothing_is_learned_through_it():
+    inputs, outputs = torch.randn(3, 2, requires_grad=True), torch.randn(3, 2, requires_grad=True)
+    assert not coactivation(inputs, outputs).requires_grad
+
+
+# Where a layer's activity is read.
+
+CHAINS: dict[str, tuple[Callable[[], list[nn.Module]], dict[str, str]]] = {
+    "relu after batch norm": (lambda: [nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU()], {"0": "2"}),
+    "relu after layer norm": (lambda: [nn.Linear(6, 5), nn.LayerNorm(5), nn.ReLU()], {"0": "2"}),
+    "in-place relu": (
+        lambda: [nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(True), nn.Linear(5, 4), nn.ReLU(True)],
+        {"0": "2", "3": "4"},
+    ),
+    "nothing after": (lambda: [nn.Linear(6, 5), nn.Linear(5, 4)], {"0": "0", "1": "1"}),
+    "gelu": (lambda: [nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 4), nn.Tanh()], {"0": "1", "2": "3"}),
+    "batch norm after": (lambda: [nn.Linear(6, 5), nn.LeakyReLU(), nn.BatchNorm1d(5)], {"0": "2"}),
+    "in parts": (
+        lambda: [nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)), nn.Sequential(nn.ReLU())],
+        {"0.0": "1.0"},
+    ),
+    "dropout between": (lambda: [nn.Linear(6, 5), nn.Dropout(0.5), nn.ReLU()], {"0": "0"}),
+    "dropout after": (lambda: [nn.Linear(6, 5), nn.ReLU(), nn.Dropout(0.5), nn.Linear(5, 4)], {"0": "1", "3": "3"}),
+    "softmax": (lambda: [nn.Linear(6, 5), nn.Softmax(-1)], {"0": "0"}),
+    "sigmoid": (lambda: [nn.Linear(6, 5), nn.Sigmoid()], {"0": "0"}),
+    "softplus": (lambda: [nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Softplus()], {"0": "1"}),
+    "another shape": (lambda: [nn.Linear(6, 4), nn.GLU(), nn.ReLU()], {"0": "0"}),
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_activity_is_read_after_normalisation_and_activation(chain):
+    build, ends = CHAINS[chain]
+    network = nn.Sequential(*build())
+    parts = dict(network.named_modules())
+    pairs = {f"{layer}.weight": (parts[layer], parts[end]) for layer, end in ends.items()}
+    statistic, seen = attached(network), Seen(pairs)
+    for _ in range(3):  # the first call is watched, those after it are hooked
+        network(torch.randn(7, 6))
+        statistic.count()
+    assert statistic.read_at == {name: end for name, (_, end) in pairs.items()}
+    torch.testing.assert_close(statistic.counts, seen.counts)
+    assert set(statistic.samples.values()) == {21}
+
+
+def test_units_of_tokens_count_each_token():
+    network = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.ReLU(), nn.Linear(5, 4))
+    statistic = attached(network)
+    seen = Seen({"0.weight": (network[0], network[2]), "3.weight": (network[3], network[3])})
+    for _ in range(2):
+        network(torch.randn(3, 7, 6))
+        statistic.count()
+    torch.testing.assert_close(statistic.counts, seen.counts)
+    assert statistic.samples == {"0.weight": 42, "3.weight": 42}
+
+
+class Told(nn.Module):
+    """A network that says itself what went into its layers and what their units became."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.norm, self.relu = nn.BatchNorm1d(6), nn.ReLU()
+        self.counts = {f"{name}.weight": torch.zeros(6, 6, dtype=torch.int32) for name in ("first", "second")}
+
+    def tell(self, name: str, inputs: Tensor, outputs: Tensor) -> None:
+        self.counts[f"{name}.weight"] += outer_products(inputs, outputs)
+
+
+class OneReLU(Told):
+    """One ReLU serves both layers, one after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.relu(self.norm(self.first(x)))
+        output = self.relu(self.second(hidden))
+        self.tell("first", x, hidden)
+        self.tell("second", hidden, output)
+        return output
+
+
+class FunctionalReLU(Told):
+    """The activation is a function, so the module before it is the last that can be read."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.relu(self.norm(self.first(x)))
+        output = F.relu(self.second(hidden))
+        self.tell("first", x, hidden)
+        self.tell("second", hidden, output)
+        return output
+
+
+class Repeated(Told):
+    """A layer runs twice in one pass, the second time on its own output."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        once = self.relu(self.first(x))
+        twice = self.relu(self.first(once))
+        output = self.second(twice)
+        self.tell("first", x, once)
+        self.tell("first", once, twice)
+        self.tell("second", twice, output)
+        return output
+
+
+class Branches(Told):
+    """Both layers run before the ReLU that they share."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.first(x), self.second(-x)
+        left, right = self.relu(left), self.relu(right)
+        self.tell("first", x, left)
+        self.tell("second", -x, right)
+        return left + right
+
+
+class Twins(Told):
+    """One layer runs on two inputs before the ReLU that follows both times."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.first(x), self.first(-x)
+        left, right = self.relu(left), self.relu(right)
+        output = self.second(left)
+        self.tell("first", x, left)
+        self.tell("first", -x, right)
+        self.tell("second", left, output)
+        return output
+
+
+class Residual(Told):
+    """A layer's output goes to its activation and past it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        active = self.relu(hidden)
+        output = self.second(active + hidden)
+        self.tell("first", x, active)
+        self.tell("second", active + hidden, output)
+        return output
+
+
+class Elsewhere(Told):
+    """The ReLU runs on something else between a layer and its own turn."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden, aside = self.first(x), self.relu(-x)
+        active = self.relu(hidden)
+        output = self.second(active + aside)
+        self.tell("first", x, active)
+        self.tell("second", active + aside, output)
+        return output
+
+
+@pytest.mark.parametrize("kind", [OneReLU, FunctionalReLU, Repeated, Branches, Twins, Residual, Elsewhere])
+def test_counts_are_exact_however_modules_are_shared(kind):
+    network = kind()
+    statistic = attached(network)
+    for _ in range(3):
+        network(torch.randn(7, 6))
+        statistic.count()
+    torch.testing.assert_close(statistic.counts, network.counts)
+
+
+def test_an_activation_that_is_a_function_is_read_before_it():
+    network = FunctionalReLU()
+    statistic = attached(network)
+    network(torch.randn(7, 6))
+    statistic.count()
+    assert statistic.read_at == {"first.weight": network.norm, "second.weight": network.second}
+
+
+def test_a_layer_that_joins_later_is_counted_from_then_on():
+    network = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+    statistic = attached(network)
+    seen = Seen({f"{n}.weight": (layer, layer) for n, layer in enumerate(network)})
+    for step in range(4):
+        hidden = network[0](torch.randn(5, 4))
+        if step >= 2:
+            network[1](hidden)
+        statistic.count()
+    torch.testing.assert_close(statistic.counts, seen.counts)
+    assert statistic.samples == {"0.weight": 20, "1.weight": 10}
+
+
+def test_several_passes_count_together():
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    statistic, seen = attached(network), Seen({"0.weight": (network[0], network[1])})
+    for passes in (2, 3):
+        for _ in range(passes):
+            network(torch.randn(4, 6))
+        statistic.count()
+    torch.testing.assert_close(statistic.counts, seen.counts)
+
+
+# In training.
+
+
+class ClearEachEpoch(Callback):
+    def __init__(self, seen: Seen) -> None:
+        self.seen = seen
+
+    def on_train_epoch_start(self, *_: object) -> None:
+        self.seen.clear()
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("validated", [False, True])
+def test_training_counts_the_last_epoch_to_the_last_sample(trainer, data, precision, epochs, validated):
+    mlp = SparseMLP(input_size=6, num_classes=3, hidden_sizes=(8, 5), density=0.5, count_validation=validated)
+    seen = Seen(known(mlp), validation=validated)
+    # The sanity check's batch comes before the first epoch's start, where all seen until then is cleared.
+    trainer(max_epochs=epochs, precision=precision, callbacks=[ClearEachEpoch(seen)]).fit(mlp, data)
+    statistic = mlp.prune_regrow.growth.coactivation
+    assert sum(int(counts.sum()) for counts in seen.counts.values()) > 0
+    torch.testing.assert_close(statistic.counts, seen.counts)
+    assert set(statistic.samples.values()) == {40 if validated else 20}
+
+
+def test_a_network_in_evaluation_mode_is_not_counted():
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    statistic = attached(network)
+    network.eval()(torch.randn(4, 6))
+    statistic.count()
+    assert statistic.samples == {"0.weight": 0}
+    network.train()(torch.randn(4, 6))
+    network.eval()(torch.randn(4, 6))
+    statistic.count()
+    assert statistic.samples == {"0.weight": 4}
+
+
+def test_a_layer_that_is_never_called_is_named_when_its_turn_comes(trainer, model, data):
+    unused = model(nn.Sequential(nn.Linear(6, 4)))
+    unused.aside = nn.Linear(4, 4)
+    with pytest.raises(RuntimeError, match=r"Expected the layer of 'aside\.weight' to have been called in training"):
+        trainer(max_epochs=2, callbacks=[PruneRegrow(growth="hebbian")]).fit(unused, data)
+
+
+class Stop(Callback):
+    def on_train_batch_end(self, *_: object) -> None:
+        raise InterruptedError
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_no_hook_is_left_behind(trainer, mlp, data, interrupted):
+    run = trainer(max_epochs=1, callbacks=[Stop()] if interrupted else [])
+    if interrupted:
+        with pytest.raises(InterruptedError):
+            run.fit(mlp, data)
+    else:
+        run.fit(mlp, data)
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in mlp.modules())
+    assert not any(optimizer._optimizer_step_post_hooks for optimizer in run.optimizers)
+    before = copy.deepcopy(mlp.prune_regrow.growth.coactivation.counts)
+    mlp.train()(torch.randn(4, 6))
+    mlp.prune_regrow.growth.coactivation.count()
+    torch.testing.assert_close(mlp.prune_regrow.growth.coactivation.counts, before)
+
+
+def test_attaching_twice_counts_once():
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    statistic, seen = attached(network), Seen({"0.weight": (network[0], network[1])})
+    statistic.attach(network, {"0.weight": network[0]})
+    network(torch.randn(4, 6))
+    statistic.count()
+    torch.testing.assert_close(statistic.counts, seen.counts)
+
+
+@pytest.mark.parametrize("batches", [0, 1])
+def test_a_copy_of_the_network_made_while_counting_runs_and_is_not_counted(batches):
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    statistic = attached(network)
+    for _ in range(batches):
+        network(torch.randn(4, 6))
+        statistic.count()
+    copy.deepcopy(network)(torch.randn(4, 6))  # as weight averaging does
+    statistic.count()
+    assert statistic.samples == {"0.weight": 4 * batches}
+
+
+# State.
+
+
+def pickled(statistic: Coactivation) -> Coactivation:
+    return pickle.loads(pickle.dumps(statistic))
+
+
+def saved(statistic: Coactivation) -> Coactivation:
+    other = Coactivation(statistic.count_validation)
+    other.load_state_dict(statistic.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("carry", [copy.deepcopy, pickled, saved])
+def test_a_copy_has_the_counts_and_goes_on_alone(carry):
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    statistic = attached(network, count_validation=True)
+    network(torch.randn(4, 6))
+    statistic.count()
+    other = carry(statistic)
+    assert other.count_validation
+    torch.testing.assert_close(other.counts, statistic.counts)
+    counted = statistic.counts["0.weight"].clone()
+    assert counted.any()
+
+    fresh = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    seen = Seen({"0.weight": (fresh[0], fresh[1])})
+    other.attach(fresh, {"0.weight": fresh[0]})
+    fresh(torch.randn(4, 6))
+    other.count()
+    assert statistic.counts["0.weight"].equal(counted)
+    assert other.counts["0.weight"].equal(counted + seen.counts["0.weight"])
+    assert other.samples == {"0.weight": 8}
+
+
+def test_a_reset_starts_again_from_zero():
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    statistic = attached(network)
+    network(torch.randn(4, 6))
+    statistic.count()
+    statistic.reset()
+    assert not statistic.counts["0.weight"].any()
+    with pytest.raises(RuntimeError, match="no call was seen"):
+        statistic.total("0.weight")
