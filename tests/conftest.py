@@ -1,5 +1,8 @@
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,9 @@ from torch import Tensor, nn
 from sparse_lightning.mnist import Batches, Order
 
 torch.set_num_threads(1)
+
+ROOT = Path(__file__).parent.parent
+SHORT = ["trainer.limit_train_batches=12", "trainer.limit_val_batches=6"]
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 CONSTANT = partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[])
@@ -113,3 +119,19 @@ def data() -> Data:
     """Twenty samples of six values and three classes, in batches of 8, 8 and 4."""
     generator = torch.Generator().manual_seed(1)
     return Data(torch.randn(20, 6, generator=generator), torch.randint(3, (20,), generator=generator))
+
+
+def script(name: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run one of the scripts as a user would."""
+    command = [sys.executable, ROOT / "scripts" / name, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="session")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a multirun, two arms of two seeds, and what the command printed."""
+    folder = tmp_path_factory.mktemp("grid")
+    arguments = ["-m", "model.hebbian_grow=true,false", "seed=range(2)", "trainer.max_epochs=3", *SHORT]
+    return folder, script("train.py", *arguments, f"output_dir={folder}").stdout

@@ -19,6 +19,12 @@ def test_importing_the_package_brings_nothing_heavy_beside_lightning() -> None:
     assert not brought & {"pandas", "matplotlib", "hydra", "omegaconf", "torchvision", "tensorboard"}
 
 
+def test_training_imports_what_reports_need_only_when_one_is_made() -> None:
+    brought = modules("sparse_lightning.study.command, sparse_lightning.study.run") - modules("lightning.pytorch")
+    assert not {name.partition(".")[0] for name in brought} & {"statsmodels", "matplotlib"}
+    assert "scipy.stats" not in brought
+
+
 def test_what_the_package_offers_is_documented() -> None:
     assert all(getattr(sparse_lightning, name).__doc__ for name in sparse_lightning.__all__)
 

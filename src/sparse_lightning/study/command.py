@@ -22,7 +22,7 @@ Trains a sparse MLP on MNIST that is pruned and regrown between epochs.
   python scripts/train.py model.hebbian_grow=false seed=3               one run, two knobs turned
   python scripts/train.py --config-name study                           the published experiment, 16 runs
   python scripts/train.py -m model.hebbian_grow=true,false 'seed=range(8)'   the same, said in full
-  python scripts/report.py FOLDER                                       the table of a folder of runs, at any time
+  python scripts/report.py FOLDER                                       the report of a folder of runs, at any time
 
 Knobs are said as key=value. With -m a key takes several values, one run for each combination, on every core
 (hydra.launcher.n_jobs=N for fewer).
@@ -56,7 +56,7 @@ def command(main: Callable[[], object], conf: Path) -> None:
 
 
 def _finish(_: object = None) -> bool:
-    """The table of the multirun, if it was one; whether any of its runs is missing from it."""
+    """The report of the multirun, if it was one; whether any of its runs is missing from it."""
     study = StudyProgress.watch
     if study is None:
         return False
@@ -67,7 +67,13 @@ def _finish(_: object = None) -> bool:
         runs = load_runs(study.folder)
     except FileNotFoundError:
         return True
-    print("", format_table(runs), "", study.folder, sep="\n")
+    try:
+        from sparse_lightning.study.report import make_report
+
+        said = make_report(study.folder)
+    except Exception as error:  # whatever it is, the runs are there
+        said = f"{format_table(runs)}\n\nThe report could not be made: {sentence(error)}"
+    print("", said, "", study.folder, sep="\n")
     return bool((runs["status"] != "finished").any())
 
 

@@ -22,10 +22,10 @@ from lightning.pytorch.utilities import rank_zero_only
 CONFIG, METRICS, RESULT, ERROR, CHECKPOINTS = "config.yaml", "metrics.csv", "result.json", "error.txt", "checkpoints"
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, content: str | bytes) -> None:
     """Write a file at once: a reader, or a process killed meanwhile, never sees half of it."""
     part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(part, path)
 
 
@@ -132,8 +132,8 @@ def recorders(folder: Path) -> list[Callback]:
     ]
 
 
-def write_result(folder: Path, accuracy: list[float], **facts: Any) -> None:
-    """Write `result.json`, the sign of a finished run, with what its epochs' validation accuracy came to."""
+def write_result(folder: Path, accuracy: list[float], **facts: Any) -> dict[str, Any]:
+    """Write `result.json`, the sign of a finished run: what its epochs' validation accuracy came to. Returns it."""
     best = max(accuracy)
     result = {
         "epochs": len(accuracy),
@@ -142,6 +142,7 @@ def write_result(folder: Path, accuracy: list[float], **facts: Any) -> None:
         "val_acc_last": accuracy[-1],
     }
     write(folder / RESULT, json.dumps(result | facts, indent=2) + "\n")
+    return result
 
 
 def sentence(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.callbacks import TQDMProgressBar
 from omegaconf import DictConfig, OmegaConf
 
+from sparse_lightning.study.connections import Connections
 from sparse_lightning.study.record import (
     CONFIG,
     ERROR,
@@ -30,6 +31,9 @@ from sparse_lightning.study.record import (
     write,
     write_result,
 )
+from sparse_lightning.study.tensorboard import Board, TopologyPictures
+
+RESULTS = ("val_acc_max", "val_acc_max_epoch", "val_acc_last", "epochs")
 
 
 def run(cfg: DictConfig) -> float:
@@ -64,12 +68,14 @@ def _train(cfg: DictConfig, folder: Path, alone: bool) -> float:
         (folder / name).unlink(missing_ok=True)
     if not isinstance(cfg.seed, int):
         raise ValueError(f"Expected seed to be a whole number, got {cfg.seed!r}")
+    write(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))  # first of all: a run that fails has one too
     torch.set_num_threads(cfg.threads)
     seed_everything(cfg.seed, verbose=False)
     model: LightningModule = instantiate(cfg.model)
     data = instantiate(cfg.data)
     loggers = list(instantiate(cfg.logger).values())
-    callbacks, bar = recorders(folder), alone and sys.stderr.isatty()
+    callbacks: list[Callback] = [Connections(folder), TopologyPictures(), *recorders(folder)]
+    bar = alone and sys.stderr.isatty()
     if alone:
         callbacks.append(TQDMProgressBar(refresh_rate=20) if bar else EpochLines())
     trainer: Trainer = instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, enable_progress_bar=bar)
@@ -77,7 +83,10 @@ def _train(cfg: DictConfig, folder: Path, alone: bool) -> float:
     if trainer.interrupted:
         raise KeyboardInterrupt
     accuracy = [float(row["val_acc"]) for row in read_metrics(folder)]
-    write_result(folder, accuracy, **_facts())
+    result = write_result(folder, accuracy, **_facts())
+    for logger in loggers:
+        if isinstance(logger, Board):
+            logger.log_result(_shown(cfg), {name: result[name] for name in RESULTS}, _swept())
     if alone:
         print(_closing(accuracy, folder))
     return accuracy[-1]
@@ -91,6 +100,19 @@ class EpochLines(Callback):
         metrics = {name: float(trainer.callback_metrics[name]) for name in ("val_loss", "val_acc", "epoch_time")}
         said = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}:  {said}", flush=True)
+
+
+def _shown(cfg: DictConfig) -> dict[str, Any]:
+    """The settings that a table of runs shows: those of the model and the data, the seed, the epochs asked for."""
+    knobs = {**cfg.model, **cfg.data, "seed": cfg.seed, "max_epochs": cfg.trainer.max_epochs}
+    return {key: value for key, value in knobs.items() if not str(key).startswith("_")}
+
+
+def _swept() -> set[str]:
+    """The settings that differ between the runs of this multirun, by their last names."""
+    hydra = HydraConfig.get()
+    said = {override.lstrip("+~").partition("=")[0] for override in hydra.overrides.task}
+    return {key.rpartition(".")[2] for key in said - set(hydra.job.config.override_dirname.exclude_keys)}
 
 
 def _closing(accuracy: list[float], folder: Path) -> str:

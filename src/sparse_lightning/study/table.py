@@ -1,5 +1,7 @@
 """The published table, made again from runs and set beside the published figures."""
 
+from typing import Any
+
 import pandas as pd
 
 from sparse_lightning.study.runs import PUBLISHED
@@ -19,6 +21,8 @@ def summarize(frame: pd.DataFrame) -> pd.DataFrame:
         A row an arm (hebbian, random, static), columns (metric, statistic); std with n - 1 in the denominator.
     """
     done = frame[frame["status"] == "finished"]
+    if "hebbian_grow" not in done:
+        return pd.DataFrame()
     arm = done["hebbian_grow"].astype(object).where(done["hebbian_grow"].notna(), None).map(ARMS.get).rename("arm")
     numbers = done[["val_acc_max_epoch", *METRICS]].astype(float).assign(count=1)
     spread = dict.fromkeys(METRICS, SPREAD)
@@ -42,9 +46,13 @@ def format_table(frame: pd.DataFrame) -> str:
     if not left_out.empty:
         lines += ["", f"Left out, {len(left_out)} of {len(frame)} runs:"]
         for _, run in left_out.iterrows():
-            why = run["error"] if run["status"] == "failed" else f"stopped after {run['epochs']} epochs"
-            lines.append(f"  {run['run']}: {why}")
+            lines.append(f"  {run['run']}: {left_out_because(run)}")
     return "\n".join(lines)
+
+
+def left_out_because(run: "pd.Series[Any]") -> str:
+    """Why a run is not counted."""
+    return str(run["error"]) if pd.notna(run["error"]) else f"stopped after {run['epochs']} epochs"
 
 
 _WIDTHS = (10, *[8] * 8, 7)
