@@ -321,7 +321,7 @@ def test_a_layer_name_that_matches_nothing_is_refused_with_those_there_are(train
 
 def test_a_model_without_linear_layers_is_refused(trainer, model, data):
     network = nn.Sequential(nn.BatchNorm1d(6), nn.ReLU())
-    with pytest.raises(ValueError, match="Expected a model with Linear layers, got Model, which has none"):
+    with pytest.raises(ValueError, match="Expected a model with Linear layers to train, got Model without any"):
         trainer(max_epochs=1, callbacks=[PruneRegrow()]).fit(model(network), data)
 
 
@@ -713,3 +713,12 @@ def test_a_model_that_is_not_ours_continues_from_a_checkpoint_to_the_bit(
     straight = fit(4)
     fit(2)
     torch.testing.assert_close(fit(4, str(tmp_path / "2.ckpt")), straight, rtol=0, atol=0)
+
+
+def test_a_frozen_layer_is_left_alone(model, trainer, data, net):
+    net[0].weight.requires_grad_(False)
+    before = net[0].weight.clone()
+    callback = PruneRegrow(density=0.5)
+    trainer(max_epochs=2, callbacks=[callback]).fit(model(net), data)
+    assert list(callback.masks) == ["network.3.weight", "network.5.weight"]
+    assert net[0].weight.equal(before)

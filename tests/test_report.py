@@ -42,7 +42,7 @@ def make_run(study: Path, accuracy: list[float], seed: int, finished: bool = Tru
     degrees = np.random.default_rng(seed).integers(0, 9, (len(accuracy), 16)).astype(np.uint16)
     np.savez(folder / DEGREES, **{"network.linear1/in": degrees})
     if finished:
-        write_result(folder, accuracy)
+        write_result(folder, dict(enumerate(accuracy)))
     return folder
 
 

@@ -32,7 +32,7 @@ def make_run(folder: Path, accuracy: list[float], hebbian_grow: bool | None, see
         log.log_metrics({"val_acc": value, "epoch": epoch}, step=epoch)
         log.log_metrics({"train_acc": value - 0.01, "epoch_time": 2.0, "epoch": epoch}, step=epoch)
     if finished:
-        write_result(folder, accuracy)
+        write_result(folder, dict(enumerate(accuracy)))
 
 
 @pytest.fixture

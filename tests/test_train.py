@@ -191,3 +191,20 @@ def test_damaged_data_are_refused_in_a_sentence(
         file.write(bytes([byte ^ 1]))
     refused = refusal([f"data.data_dir={tmp_path}", f"output_dir={tmp_path / 'run'}"], monkeypatch, capsys)
     assert "the file is damaged" in refused
+
+
+def test_a_refused_continuation_leaves_the_finished_run_as_it_was(
+    other: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name: path.read_bytes() for path in other.iterdir() if path.is_file()}
+    for arguments in (["ckpt_path=nowhere.ckpt"], [f"ckpt_path={other}/checkpoints/last.ckpt", "model.density=0.5"]):
+        refused = refusal([f"output_dir={other}", "model.hidden_sizes=[20]", *arguments], monkeypatch, capsys)
+        assert refused.startswith("Error: ")
+    assert {path.name: path.read_bytes() for path in other.iterdir() if path.is_file()} == before
+
+
+def test_new_runs_are_not_mixed_with_those_of_a_folder(
+    grid: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = refusal(["-m", "seed=0,1", f"output_dir={grid[0]}"], monkeypatch, capsys)
+    assert f"Expected an empty folder for new runs, got {grid[0]}" in refused

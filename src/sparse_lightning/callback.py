@@ -37,9 +37,9 @@ class PruneRegrow(Callback):
     :meth:`growth_scores`.
 
     Args:
-        density: Share of connections that are active, in (0, 1]; for all Linear layers, or by layer name,
-            ``{"encoder.*": 0.1}``, where the first pattern that matches counts and layers that match none stay dense
-            and are left alone.
+        density: Share of connections that are active, in (0, 1]; for all Linear layers that are trained, or by layer
+            name, ``{"encoder.*": 0.1}``, where the first pattern that matches counts and layers that match none stay
+            dense and are left alone.
         prune_fraction: Share of a layer's active connections that a rewiring replaces, in [0, 1); for all layers or
             by layer name, where layers that match none keep their connections. It is lowered where a layer has fewer
             inactive connections than that to grow.
@@ -70,8 +70,10 @@ class PruneRegrow(Callback):
         pruning_early_stop: int = 0,
     ) -> None:
         for value in _values(density):
-            if not (isinstance(value, float | int) and 0 < value <= 1):
+            if isinstance(value, bool) or not (isinstance(value, float | int) and 0 < value <= 1):
                 raise ValueError(f"Expected density in (0, 1], got {value!r}")
+        if isinstance(density, Mapping) and not density:
+            raise ValueError("Expected density by layer name, got no name")
         for value in _values(prune_fraction):
             if not (isinstance(value, float | int) and 0 <= value < 1):
                 raise ValueError(f"Expected prune_fraction in [0, 1), got {value!r}")
@@ -79,6 +81,8 @@ class PruneRegrow(Callback):
             raise ValueError(f"Expected pruning_early_stop to be 0 or a number of drops, got {pruning_early_stop!r}")
         self.density = density
         self.prune_fraction = prune_fraction
+        if growth is not None and (isinstance(growth, type) or not isinstance(growth, str | Growth)):
+            raise ValueError(f"Expected growth to be a name, a Growth or None, got {growth!r}")
         self.growth = _named("growth", growth, GROWTH)() if isinstance(growth, str) else growth
         self.pruning = _named("pruning", pruning, PRUNING) if isinstance(pruning, str) else pruning
         self.seed = seed
@@ -130,7 +134,7 @@ class PruneRegrow(Callback):
             with the highest scores, ties broken at random.
         """
         if self.growth is None:
-            raise ValueError("Expected a growth criterion to rewire by, got growth=None; override growth_scores")
+            raise ValueError("Expected a growth criterion to rewire by, got growth=None; say another growth")
         return self.growth.scores(name, weight, mask, generator)
 
     # Looking at it.
@@ -295,9 +299,9 @@ class PruneRegrow(Callback):
     def _targets(self, module: nn.Module) -> dict[str, tuple[nn.Linear, float]]:
         """The layers to train sparse with their densities, by parameter name; a tied weight under its first name."""
         linears = {f"{name}.weight": part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
-        names = [name for name, _ in module.named_parameters() if name in linears]
+        names = [name for name, weight in module.named_parameters() if name in linears and weight.requires_grad]
         if not names:
-            raise ValueError(f"Expected a model with Linear layers, got {type(module).__name__}, which has none")
+            raise ValueError(f"Expected a model with Linear layers to train, got {type(module).__name__} without any")
         for argument, value in (("density", self.density), ("prune_fraction", self.prune_fraction)):
             for pattern in value if isinstance(value, Mapping) else ():
                 if not any(_matches(name, pattern) for name in names):
@@ -317,6 +321,8 @@ class PruneRegrow(Callback):
 
     def _first_mask(self, name: str, weight: Tensor, density: float) -> Tensor:
         count, active = round(density * weight.numel()), weight != 0
+        if count == 0:
+            raise ValueError(f"Expected a density that leaves {name!r} a connection, got {density} of {weight.numel()}")
         found = int(active.sum())
         generator = generator_for(self.seed, 0, name)
         if found <= count:

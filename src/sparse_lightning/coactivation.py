@@ -130,7 +130,7 @@ class Coactivation:
         if not self.samples[name]:
             raise RuntimeError(
                 f"Expected the layer of {name!r} to have been called in training, but no call was seen: coactivation "
-                "is counted where a Linear is called as a module, not where its weight is used by itself"
+                "is counted where a Linear is called as a module. To leave it out, name the other layers in density"
             )
         return _summed(self._counts[name].int())
 

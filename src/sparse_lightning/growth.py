@@ -5,7 +5,7 @@ needs to have watched during training it names in `statistics`, and the callback
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class Statistic(Protocol):
         """Continue from a checkpoint."""
 
 
+@runtime_checkable
 class Growth(Protocol):
     """What :class:`~sparse_lightning.PruneRegrow` asks of a growth criterion."""
 

@@ -75,9 +75,14 @@ class SparseMLP(LightningModule):
         super().__init__()
         _expect("input_size above 0", input_size, lambda size: size > 0)
         _expect("num_classes above 0", num_classes, lambda count: count > 0)
-        _expect("hidden_sizes to be a list of sizes above 0", hidden_sizes, lambda sizes: all(s > 0 for s in sizes))
+        _expect("hidden_sizes to be a list of sizes above 0", hidden_sizes, _sizes)
+        _expect("batch_norm to be true or false", batch_norm, lambda choice: isinstance(choice, bool))
+        _expect("count_validation to be true or false", count_validation, lambda choice: isinstance(choice, bool))
+        _expect("seed to be a whole number", seed, lambda number: isinstance(number, int))
         _expect("dropout in [0, 1)", dropout, lambda share: 0 <= share < 1)
-        _expect("hebbian_grow to be true, false or null", hebbian_grow, lambda grow: grow in (True, False, None))
+        _expect(
+            "hebbian_grow to be true, false or null", hebbian_grow, lambda grow: grow is None or isinstance(grow, bool)
+        )
         _expect(f"optimizer to be one of {', '.join(OPTIMIZERS)}", optimizer, lambda name: name in OPTIMIZERS)
         _expect("learning_rate above 0", learning_rate, lambda rate: rate > 0)
         _expect("momentum in [0, 1)", momentum, lambda share: 0 <= share < 1)
@@ -185,7 +190,14 @@ class SparseMLP(LightningModule):
                 raise ValueError(f"Expected a checkpoint with {name} of shape {shapes[0]}, got {shapes[1]}")
         state = checkpoint.get("callbacks", {}).get(self.prune_regrow.state_key)
         if state:
-            self.prune_regrow.start_from({name: topology["mask"] for name, topology in state["topologies"].items()})
+            masks = {name: topology["mask"] for name, topology in state["topologies"].items()}
+            for name, mask in masks.items():
+                active = int(self.prune_regrow.masks.get(name, torch.ones_like(mask)).sum())
+                if active != int(mask.sum()):
+                    raise ValueError(
+                        f"Expected a checkpoint with {active} active connections of {name}, got {int(mask.sum())}"
+                    )
+            self.prune_regrow.start_from(masks)
         first = self._trainer is None or self.trainer.is_global_zero
         self._sums = {
             stage: sums.clone() if first else 0 * sums for stage, sums in checkpoint.get("metrics", {}).items()
@@ -199,7 +211,8 @@ class SparseMLP(LightningModule):
         if count == 0:  # on a rank that has run out of images
             return loss
         with torch.no_grad():
-            sums = self._sums.setdefault(stage, torch.zeros(3, device=loss.device))
+            sums = self._sums.get(stage, torch.zeros(3)).to(loss.device)
+            self._sums[stage] = sums
             sums[0].add_(loss, alpha=count)
             sums[1].add_((logits.argmax(1) == labels).sum())
             sums[2].add_(count)
@@ -234,6 +247,10 @@ def _mlp(
         input_size = size
     layers["output"] = nn.Linear(input_size, num_classes)
     return nn.Sequential(layers)
+
+
+def _sizes(sizes: Sequence[int]) -> bool:
+    return all(isinstance(size, int) and size > 0 for size in sizes)
 
 
 def _plain(value: float | Mapping[str, float]) -> float | dict[str, float]:

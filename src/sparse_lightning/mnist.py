@@ -71,6 +71,8 @@ class MNISTDataModule(LightningDataModule):
             raise ValueError(f"Expected batch_size of at least 1, got {batch_size!r}")
         if not (isinstance(val_size, int) and 0 <= val_size < 60_000):
             raise ValueError(f"Expected val_size in [0, 60000), got {val_size!r}")
+        if not isinstance(seed, int):
+            raise ValueError(f"Expected seed to be a whole number, got {seed!r}")
         self.dataset = dataset
         self.data_dir = data_dir
         self.batch_size = batch_size
@@ -239,16 +241,15 @@ def _torchvision(dataset: str, data_dir: str | Path, train: bool, download: bool
     """Images, uint8, (count, 28, 28), and labels, int64, (count,), from a folder in torchvision's format."""
     from torchvision import datasets  # slow to import, and not needed for the packaged MNIST
 
+    for name in SHA256 if dataset == "MNIST" else ():  # before torchvision stumbles over it
+        path = Path(data_dir, "MNIST", "raw", name)
+        if path.exists():
+            _check(path.read_bytes(), name, path)
     try:
         found = getattr(datasets, dataset)(data_dir, train=train, download=download)
     except Exception as error:  # torchvision raises whatever its readers or the network do
-        reason = str(error).strip().partition("\n")[0]
+        reason = " ... ".join(dict.fromkeys((str(error).strip().splitlines() or [""])[index] for index in (0, -1)))
         raise OSError(f"Expected {dataset} in {data_dir}, or to download it there, got: {reason}") from error
-    if dataset == "MNIST":
-        for name in SHA256:
-            path = Path(found.raw_folder, name)
-            if name.startswith("train" if train else "t10k"):
-                _check(path.read_bytes(), name, path)
     images, labels = found.data, found.targets
     labels = labels[:, 0] if labels.dim() == 2 else labels  # QMNIST says much more of each digit
     if images.shape != (len(labels), 28, 28):

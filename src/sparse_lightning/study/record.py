@@ -120,10 +120,32 @@ class RandomState(Callback):
             self._loaded = None
 
 
-def recorders(folder: Path) -> list[Callback]:
-    """The callbacks that write a run's record: times, random state, last and best checkpoint."""
+class Begin(Callback):
+    """Writes the configuration when training begins, and only then lets go of an earlier outcome.
+
+    So a continuation that is refused leaves a finished run's record as it was.
+
+    Args:
+        folder: The run's folder.
+        config: The resolved configuration, as YAML.
+    """
+
+    def __init__(self, folder: Path, config: str) -> None:
+        self.folder, self.config = folder, config
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write and let go."""
+        if trainer.is_global_zero:
+            write(self.folder / CONFIG, self.config)
+            for name in (ERROR, RESULT):
+                (self.folder / name).unlink(missing_ok=True)
+
+
+def recorders(folder: Path, config: str) -> list[Callback]:
+    """The callbacks that write a run's record: configuration, times, random state, last and best checkpoint."""
     where = folder / CHECKPOINTS
     return [
+        Begin(folder, config),
         EpochTime(),
         RandomState(),
         ModelCheckpoint(where, filename="best", monitor="val_acc", mode="max", enable_version_counter=False),
@@ -132,14 +154,20 @@ def recorders(folder: Path) -> list[Callback]:
     ]
 
 
-def write_result(folder: Path, accuracy: list[float], **facts: Any) -> dict[str, Any]:
-    """Write `result.json`, the sign of a finished run: what its epochs' validation accuracy came to. Returns it."""
-    best = max(accuracy)
+def write_result(folder: Path, accuracy: Mapping[int, float], **facts: Any) -> dict[str, Any]:
+    """Write `result.json`, the sign of a finished run: what the validation accuracy of its epochs came to. Returns it.
+
+    Args:
+        folder: The run's folder.
+        accuracy: Validation accuracy, a share, by epoch, in their order; at least one.
+        facts: What else to note.
+    """
+    best = max(accuracy, key=lambda epoch: accuracy[epoch])
     result = {
         "epochs": len(accuracy),
-        "val_acc_max": best,
-        "val_acc_max_epoch": accuracy.index(best),
-        "val_acc_last": accuracy[-1],
+        "val_acc_max": accuracy[best],
+        "val_acc_max_epoch": best,
+        "val_acc_last": list(accuracy.values())[-1],
     }
     write(folder / RESULT, json.dumps(result | facts, indent=2) + "\n")
     return result

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sparse_lightning.study.connections import Connections
 from sparse_lightning.study.record import (
+    CHECKPOINTS,
     CONFIG,
     ERROR,
     METRICS,
@@ -49,7 +50,7 @@ def run(cfg: DictConfig) -> float:
         return _train(cfg, folder, alone)
     except Exception as error:
         said = sentence(error)
-        if not isinstance(error, FileExistsError):  # another run's folder is left as it is
+        if not isinstance(error, FileExistsError) and not (folder / RESULT).exists():  # they are another run's
             write(folder / ERROR, f"{traceback.format_exc()}\n{said}\n")
             said += f"\nThe traceback is in {folder / ERROR}"
         if alone:
@@ -63,33 +64,38 @@ def _train(cfg: DictConfig, folder: Path, alone: bool) -> float:
             f"Expected an empty folder for a new run, got {folder}, which has one. To continue it say "
             f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
         )
-    write(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
-    for name in (ERROR, RESULT):  # of an earlier attempt that this one continues
-        (folder / name).unlink(missing_ok=True)
-    if not isinstance(cfg.seed, int):
-        raise ValueError(f"Expected seed to be a whole number, got {cfg.seed!r}")
-    write(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))  # first of all: a run that fails has one too
+    config = OmegaConf.to_yaml(cfg, resolve=True)
+    if not (folder / METRICS).exists():
+        write(folder / CONFIG, config)  # first of all: a run that fails has one too
+    if not (isinstance(cfg.seed, int) and 0 <= cfg.seed < 2**32):
+        raise ValueError(f"Expected seed to be a whole number from 0, got {cfg.seed!r}")
     torch.set_num_threads(cfg.threads)
     seed_everything(cfg.seed, verbose=False)
     model: LightningModule = instantiate(cfg.model)
     data = instantiate(cfg.data)
     loggers = list(instantiate(cfg.logger).values())
-    callbacks: list[Callback] = [Connections(folder), TopologyPictures(), *recorders(folder)]
+    callbacks: list[Callback] = [Connections(folder), TopologyPictures(), *recorders(folder, config)]
     bar = alone and sys.stderr.isatty()
     if alone:
         callbacks.append(TQDMProgressBar(refresh_rate=20) if bar else EpochLines())
     trainer: Trainer = instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, enable_progress_bar=bar)
-    trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    accuracy = [float(row["val_acc"]) for row in read_metrics(folder)]
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path)
+    except SystemExit:
+        if not (alone and trainer.interrupted):
+            raise
+        last = folder / CHECKPOINTS / "last.ckpt"
+        sys.exit(f"Stopped. To continue, say output_dir={folder} ckpt_path={last}" if last.exists() else "Stopped.")
+    accuracy = {int(row["epoch"]): float(row["val_acc"]) for row in read_metrics(folder) if row.get("val_acc")}
+    if not accuracy:
+        raise ValueError("Expected an epoch to train and validate, got none")
     result = write_result(folder, accuracy, **_facts())
     for logger in loggers:
         if isinstance(logger, Board):
             logger.log_result(_shown(cfg), {name: result[name] for name in RESULTS}, _swept())
     if alone:
-        print(_closing(accuracy, folder))
-    return accuracy[-1]
+        print(_closing(result, folder))
+    return float(result["val_acc_last"])
 
 
 class EpochLines(Callback):
@@ -97,8 +103,8 @@ class EpochLines(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say the line; training metrics are not there yet."""
-        metrics = {name: float(trainer.callback_metrics[name]) for name in ("val_loss", "val_acc", "epoch_time")}
-        said = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        names = [name for name in ("val_loss", "val_acc", "epoch_time") if name in trainer.callback_metrics]
+        said = "  ".join(f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in names)
         print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}:  {said}", flush=True)
 
 
@@ -115,11 +121,10 @@ def _swept() -> set[str]:
     return {key.rpartition(".")[2] for key in said - set(hydra.job.config.override_dirname.exclude_keys)}
 
 
-def _closing(accuracy: list[float], folder: Path) -> str:
-    best = max(accuracy)
+def _closing(result: dict[str, Any], folder: Path) -> str:
     return (
-        f"val_acc {best:.4f} at its best (epoch {accuracy.index(best)}, counted from 0), {accuracy[-1]:.4f} at the "
-        f"last of {len(accuracy)} epochs\n{folder}"
+        f"val_acc {result['val_acc_max']:.4f} at its best (epoch {result['val_acc_max_epoch']}, counted from 0), "
+        f"{result['val_acc_last']:.4f} at the last of {result['epochs']} epochs\n{folder}"
     )
 
 

@@ -41,6 +41,10 @@ class StudyProgress(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Name the runs by what differs between them, and begin to show how far they are."""
+        folder = Path(config.hydra.sweep.dir)
+        if any(folder.glob(f"*/{CONFIG}")):
+            # Hydra makes a warning of any other exception here.
+            sys.exit(f"Error: Expected an empty folder for new runs, got {folder}, which has some; say output_dir=...")
         jobs = [dict(override.split("=", 1) for override in job) for job in _jobs(config)]
         constant = [key for key in jobs[0] if len({job[key] for job in jobs}) == 1] if jobs else []
         with open_dict(config):
@@ -48,7 +52,7 @@ class StudyProgress(Callback):
             config.hydra.overrides.hydra.append(
                 f"hydra.job.config.override_dirname.exclude_keys=[{','.join(constant)}]"
             )
-        folder, default = Path(config.hydra.sweep.dir), config.trainer.max_epochs
+        default = config.trainer.max_epochs
         epochs = sum(int(job.get("trainer.max_epochs", default)) for job in jobs)
         print(f"{len(jobs)} runs in {folder}", f"To watch them: tensorboard --logdir {folder}", sep="\n", flush=True)
         StudyProgress.watch = Watch(folder, len(jobs), epochs)

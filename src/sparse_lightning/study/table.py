@@ -92,6 +92,11 @@ def _differences(frame: pd.DataFrame) -> list[str]:
         "batch_size": theirs["batch_size_train"],
         "max_epochs": theirs["epochs"],
         "dropout": 0.0,
+        "limit_train_batches": 1.0,
+        "limit_val_batches": 1.0,
+        "accumulate_grad_batches": 1,
+        "precision": "32-true",
+        "input_size": theirs["input_size"],
         "val_size": 0,
     }
     found = []
