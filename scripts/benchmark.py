@@ -39,6 +39,7 @@ from tqdm import tqdm
 
 from sparse_lightning import MNISTDataModule, SparseMLP
 from sparse_lightning.mnist import MNIST_MEAN, MNIST_STD, PACKAGED
+from sparse_lightning.study.run import NoProfiler
 
 ARMS = {"hebbian": True, "random": False, "static": None}
 SIZES = (784, 100, 100, 100, 10)
@@ -160,7 +161,8 @@ def sparse_lightning(arm: str, epochs: int, seed: int, folder: Path) -> Fit:
     torch.manual_seed(seed)
     loggers = [CSVLogger(folder), TensorBoardLogger(folder)]
     model = SparseMLP(hebbian_grow=ARMS[arm], seed=seed)
-    return _lightning_fit(model, epochs, folder, loggers, MNISTDataModule(seed=seed), callbacks=[TQDMProgressBar(20)])
+    data, options = MNISTDataModule(seed=seed), {"callbacks": [TQDMProgressBar(20)], "profiler": NoProfiler()}
+    return _lightning_fit(model, epochs, folder, loggers, data, **options)
 
 
 def usual_lightning(arm: str, epochs: int, seed: int, folder: Path) -> Fit:
@@ -224,10 +226,10 @@ class _Clock(Callback):
 
 
 def _lightning_fit(
-    model: LightningModule, epochs: int, folder: Path, logger: Any, *data: Any, callbacks: Sequence[Callback] = ()
+    model: LightningModule, epochs: int, folder: Path, logger: Any, *data: Any, callbacks: Any = (), **options: Any
 ) -> Fit:
     clock = _Clock()
-    options = {"accelerator": "cpu", "logger": logger, "default_root_dir": folder}
+    options |= {"accelerator": "cpu", "logger": logger, "default_root_dir": folder}
     trainer = Trainer(max_epochs=epochs, callbacks=[clock, *callbacks], **options)
     trainer.fit(model, *data)
     return Fit(clock.ends, trainer.callback_metrics["val_acc"].item())

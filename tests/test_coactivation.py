@@ -275,6 +275,16 @@ def test_a_layer_that_joins_later_is_counted_from_then_on():
     assert statistic.samples == {"0.weight": 20, "1.weight": 10}
 
 
+def test_counts_stay_exact_beyond_what_a_float_can_count():
+    layer = nn.Linear(1, 1, bias=False)
+    layer.weight.data.fill_(1.0)
+    statistic = attached(nn.Sequential(layer))
+    for samples in (*[2**22] * 5, 1, 1, 1):
+        layer(torch.ones(samples, 1))
+        statistic.count()
+    assert statistic.total("0.weight").item() == statistic.samples["0.weight"] == 5 * 2**22 + 3
+
+
 def test_several_passes_count_together():
     network = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
     statistic, seen = attached(network), Seen({"0.weight": (network[0], network[1])})

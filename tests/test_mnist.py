@@ -397,6 +397,9 @@ class Watch(Callback):
     def __init__(self):
         self.epochs = []
 
+    def on_train_start(self, trainer, mlp):
+        self.start = mlp.prune_regrow.growth.coactivation.state_dict()["counts"]
+
     def on_train_epoch_start(self, trainer, mlp):
         self.epochs.append({"train": [], "val": []})
 
@@ -427,7 +430,8 @@ def fit(epochs, checkpoint=None):
     trainer.fit(mlp, data, ckpt_path=checkpoint)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     trainer.save_checkpoint(f"{folder}/{epochs}.ckpt")
-    return trainer, {"epochs": watch.epochs, "metrics": metrics, "state": mlp.prune_regrow.state_dict()}
+    state = mlp.prune_regrow.state_dict()
+    return trainer, {"start": watch.start, "epochs": watch.epochs, "metrics": metrics, "state": state}
 
 
 trainer, straight = fit(3)
@@ -476,6 +480,7 @@ def test_two_processes_share_the_images_and_train_one_network(tmp_path):
 
     for rank in ranks:  # and so they do when continued from a checkpoint
         straight, continued = rank["straight"], rank["continued"]
+        exactly(continued["start"], straight["epochs"][1]["totals"])
         for part in ("masks", "weights", "totals"):
             exactly(continued["epochs"][-1][part], straight["epochs"][-1][part])
         exactly(continued["state"], straight["state"])

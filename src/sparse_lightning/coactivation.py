@@ -79,6 +79,7 @@ class Coactivation:
         self._calls: list[tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]] = []
         self._open: dict[int, tuple[Tensor, str, Tensor]] = {}
         self._pairs: list[tuple[str, Tensor, Tensor]] = []
+        self._last: tuple[Tensor, int, Tensor] | None = None
         self._handles: list[RemovableHandle] = []
 
     @property
@@ -102,7 +103,7 @@ class Coactivation:
         """Stop counting; the counts stay."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._calls, self._pairs, self._open = [], [], [], {}
+        self._handles, self._calls, self._pairs, self._open, self._last = [], [], [], {}, None
         self._names, self._followers, self.read_at = {}, {}, {}
 
     def count(self) -> None:
@@ -114,6 +115,7 @@ class Coactivation:
             self.samples[name] += len(inputs)
         self._pairs.clear()
         self._open.clear()
+        self._last = None
 
     def reset(self) -> None:
         """Start again from zero."""
@@ -184,7 +186,9 @@ class Coactivation:
     def _enter(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         name = self._names.get(layer)  # a copy of the model has copies of the hooks, and is not counted
         if name is not None and self._counts_in(layer):
-            self._read(layer, name, _active(args[0]), output)
+            last = self._last
+            known = last is not None and last[0] is args[0] and last[1] == args[0]._version  # and not changed in place
+            self._read(layer, name, last[2] if last is not None and known else _active(args[0]), output)
 
     def _follow(self, follower: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if self._open and (found := self._open.pop(id(args[0]), None)):
@@ -192,7 +196,9 @@ class Coactivation:
 
     def _read(self, part: nn.Module, name: str, inputs: Tensor, output: Tensor) -> None:
         if self.read_at[name] is part:
-            self._pairs.append((name, inputs, _active(output)))
+            active = _active(output)
+            self._last = output, output._version, active  # what the next layer takes, as a rule
+            self._pairs.append((name, inputs, active))
         else:
             self._open[id(output)] = (output, name, inputs)  # holds the tensor, so that its id stays its own
 
