@@ -200,7 +200,8 @@ def test_a_refused_continuation_leaves_the_finished_run_as_it_was(
     for arguments in (["ckpt_path=nowhere.ckpt"], [f"ckpt_path={other}/checkpoints/last.ckpt", "model.density=0.5"]):
         refused = refusal([f"output_dir={other}", "model.hidden_sizes=[20]", *arguments], monkeypatch, capsys)
         assert refused.startswith("Error: ")
-    assert {path.name: path.read_bytes() for path in other.iterdir() if path.is_file()} == before
+    assert {name: (other / name).read_bytes() for name in before} == before
+    assert not (other / "error.txt").exists()
 
 
 def test_new_runs_are_not_mixed_with_those_of_a_folder(
