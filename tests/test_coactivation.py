@@ -425,3 +425,13 @@ def test_a_reset_starts_again_from_zero():
     assert not statistic.counts["0.weight"].any()
     with pytest.raises(RuntimeError, match="no call was seen"):
         statistic.total("0.weight")
+
+
+def test_a_layer_called_by_keyword_later_does_not_stop_training():
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    statistic = attached(network)
+    network(torch.randn(4, 6))
+    statistic.count()
+    network[1](input=network[0](input=torch.randn(4, 6)))
+    statistic.count()
+    assert statistic.samples == {"0.weight": 4}

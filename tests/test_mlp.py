@@ -378,34 +378,22 @@ def test_settings_from_a_configuration_file_train_and_resume(trainer, data, tmp_
     SparseMLP.load_from_checkpoint(tmp_path / "two.ckpt")
 
 
-# A run that was interrupted is the run that was not: four epochs of three steps, with a checkpoint after each step and
-# at the end of each epoch, right after its validation and after its last hook.
+# A run that was interrupted is the run that was not: four epochs of three steps, stopped after some step, or at the end
+# of some epoch right after its validation or after its last hook.
 
 
-class Saves(ModelCheckpoint):
-    """A ModelCheckpoint that keeps all it saves and can stand beside others."""
-
-    def __init__(self, folder: Path, name: str, **when: object) -> None:
-        super().__init__(folder, name, save_top_k=-1, **when)
-        self.name = name
-
-    @property
-    def state_key(self) -> str:
-        return self.name
-
-
-def four_epochs(trainer, data, folder, logger, options, start: str | None = None) -> dict[str, object]:
-    """All there is to know of a run, from the start or from a checkpoint of an earlier call on."""
-    checkpoint = start and (folder / f"{start}.ckpt").rename(folder.with_name("start.ckpt"))
-    shutil.rmtree(folder, ignore_errors=True)
-    torch.manual_seed(0 if start is None else 99)
+def four_epochs(trainer, data, folder, logger, options, save: str, checkpoint: Path | None = None) -> dict[str, object]:
+    """All there is to know of a run, from the start or from a checkpoint on; `save` names one that it leaves behind."""
+    torch.manual_seed(0 if checkpoint is None else 99)
     mlp, masks = small(lr_milestones=[2], **options), Masks()
-    saves = [
-        Saves(folder, "{step}", every_n_train_steps=1),
-        Saves(folder, "validated-{epoch}", save_on_train_epoch_end=False),
-        Saves(folder, "ended-{epoch}", save_on_train_epoch_end=True),
-    ]
-    run = trainer(max_epochs=4, logger=logger, callbacks=[masks, *saves], enable_checkpointing=True)
+    kind, number = save.split("=")
+    when = {
+        "step": {"filename": "{step}", "every_n_train_steps": int(number)},
+        "validated-epoch": {"filename": "validated-{epoch}", "save_on_train_epoch_end": False},
+        "ended-epoch": {"filename": "ended-{epoch}", "save_on_train_epoch_end": True},
+    }[kind]
+    keep = ModelCheckpoint(folder, save_top_k=-1, **when)
+    run = trainer(max_epochs=4, logger=logger, callbacks=[masks, keep], enable_checkpointing=True)
     run.fit(mlp, data, ckpt_path=checkpoint)
     return {
         "weights": mlp.state_dict(),
@@ -416,6 +404,14 @@ def four_epochs(trainer, data, folder, logger, options, start: str | None = None
         "steps": run.global_step,
         "metrics": [logger.epochs.get(epoch) for epoch in (2, 3)],
     }
+
+
+def straight_and_continued(trainer, data, folder, logs, options, start: str) -> list[dict[str, object]]:
+    """The same run without and with an interruption."""
+    straight = four_epochs(trainer, data, folder / "run", logs[0], options, start)
+    checkpoint = (folder / "run" / f"{start}.ckpt").rename(folder / "start.ckpt")
+    shutil.rmtree(folder / "run")  # as the continued run is to save there too
+    return [straight, four_epochs(trainer, data, folder / "run", logs[1], options, start, checkpoint)]
 
 
 ARMS = {
@@ -440,8 +436,8 @@ AFTER = ("validated-epoch=0", "validated-epoch=1", "ended-epoch=0", "ended-epoch
 def test_a_continued_run_is_to_the_bit_the_run_that_was_never_interrupted(
     trainer, data, recorder, tmp_path, arm, start
 ):
-    straight = four_epochs(trainer, data, tmp_path / "run", recorder(), ARMS[arm])
-    continued = four_epochs(trainer, data, tmp_path / "run", recorder(), ARMS[arm], start)
+    logs = recorder(), recorder()
+    straight, continued = straight_and_continued(trainer, data, tmp_path, logs, ARMS[arm], start)
     if start == LAST[1]:  # the metrics of epoch 2 are left out with its validation
         del straight["metrics"][0], continued["metrics"][0]
     exactly(continued, straight)
@@ -449,8 +445,7 @@ def test_a_continued_run_is_to_the_bit_the_run_that_was_never_interrupted(
 
 def test_metrics_of_an_epoch_continued_halfway_are_of_the_whole_epoch(trainer, data, recorder, tmp_path):
     logs = recorder(), recorder()
-    four_epochs(trainer, data, tmp_path / "run", logs[0], {})
-    four_epochs(trainer, data, tmp_path / "run", logs[1], {}, start="step=5")
+    straight_and_continued(trainer, data, tmp_path, logs, {}, "step=5")
     assert logs[1].epochs[1] == logs[0].epochs[1]
 
 
@@ -458,4 +453,10 @@ def test_saving_checkpoints_changes_nothing(trainer, data, recorder, tmp_path):
     torch.manual_seed(0)
     mlp = small(lr_milestones=[2])
     trainer(max_epochs=4).fit(mlp, data)
-    exactly(four_epochs(trainer, data, tmp_path / "run", recorder(), {})["weights"], mlp.state_dict())
+    exactly(four_epochs(trainer, data, tmp_path, recorder(), {}, save="step=1")["weights"], mlp.state_dict())
+
+
+def test_a_rank_that_never_has_an_image_has_sums_to_reduce():
+    mlp = small()
+    mlp._measure("val", torch.zeros(0, 6), torch.zeros(0, dtype=torch.long))
+    assert mlp._sums["val"].tolist() == [0, 0, 0]

@@ -185,13 +185,13 @@ class Coactivation:
 
     def _enter(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         name = self._names.get(layer)  # a copy of the model has copies of the hooks, and is not counted
-        if name is not None and self._counts_in(layer):
+        if name is not None and args and self._counts_in(layer):
             last = self._last
             known = last is not None and last[0] is args[0] and last[1] == args[0]._version  # and not changed in place
             self._read(layer, name, last[2] if last is not None and known else _active(args[0]), output)
 
     def _follow(self, follower: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if self._open and (found := self._open.pop(id(args[0]), None)):
+        if args and self._open and (found := self._open.pop(id(args[0]), None)):
             self._read(follower, *found[1:], output)
 
     def _read(self, part: nn.Module, name: str, inputs: Tensor, output: Tensor) -> None:

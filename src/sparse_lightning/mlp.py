@@ -208,7 +208,8 @@ class SparseMLP(LightningModule):
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
         count = len(labels)
-        if count == 0:  # on a rank that has run out of images
+        if count == 0:  # on a rank that has run out of images, or never had one
+            self._sums.setdefault(stage, torch.zeros(3, device=loss.device))
             return loss
         with torch.no_grad():
             sums = self._sums.get(stage, torch.zeros(3)).to(loss.device)
