@@ -304,8 +304,10 @@ def _notes(
         notes.append("Holm's correction is over the metrics of each comparison, not over the comparisons.")
     accuracy = next(metric for metric in metrics if metric.name == "epochs_to")
     how = "the highest that three quarters of each arm's runs reach, in tenths of a point" if usual else "as asked for"
-    notes.append(
-        f"{accuracy.title.capitalize()}: {how}. {int((~table['reached']).sum())} of {len(table)} runs do not reach it; "
-        f"they are censored: known to need more than the {horizon} epochs that all runs have, and counted as {horizon}."
+    missed = int((~table["reached"]).sum())
+    censored = (
+        f"{missed} of {len(table)} runs never reach it; they are censored: known to need more than the {horizon} epochs "
+        f"that all runs have, and counted as {horizon}."
     )
+    notes.append(f"{accuracy.title.capitalize()}: {how}. {censored if missed else 'All runs reach it.'}")
     return notes
