@@ -16,8 +16,10 @@ from torch import Tensor
 
 from sparse_lightning.callback import PruneRegrow
 from sparse_lightning.study.record import write
+from sparse_lightning.study.tensorboard import Board
 
 DEGREES = "connections.npz"
+SHOWN = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)  # epochs whose masks TensorBoard shows; and the last
 PRUNINGS = (2, 5)  # how many one pruning leaves, PruneRegrow logs by itself
 
 
@@ -127,6 +129,8 @@ def measures(turnovers: Mapping[str, Turnover]) -> dict[str, float]:
 class Connections(Callback):
     """Logs :func:`measures` each epoch under ``topology/``, and keeps the connections of every unit in a file.
 
+    A :class:`~sparse_lightning.study.tensorboard.Board` is given the masks to show, a few times in a run.
+
     `connections.npz` has ``<layer>/in`` and ``<layer>/out``, unsigned whole numbers of shape (epochs, units): how many
     connections each input unit and each output unit held in each epoch.
 
@@ -153,8 +157,12 @@ class Connections(Callback):
                 row = mask.sum(axis, dtype=torch.int32).cpu().unsqueeze(0)
                 name = f"{layer}/{side}"
                 self._degrees[name] = torch.cat([self._degrees[name], row]) if name in self._degrees else row
+        epoch = trainer.current_epoch
         found = {f"topology/{key}": value for key, value in measures(self._turnovers).items()}
-        pl_module.log_dict(found, sync_dist=trainer.world_size > 1)
+        for logger in trainer.loggers:  # at once: Lightning's own way through `log` takes longer than to measure
+            logger.log_metrics(found | {"epoch": epoch}, step=trainer.global_step)
+            if isinstance(logger, Board) and (epoch in SHOWN or epoch + 1 == trainer.max_epochs):
+                logger.log_masks(masks, epoch)
         if trainer.is_global_zero:
             degrees = {name: rows.numpy().astype(np.uint16) for name, rows in self._degrees.items()}
             buffer = io.BytesIO()

@@ -306,8 +306,8 @@ def _notes(
     how = "the highest that three quarters of each arm's runs reach, in tenths of a point" if usual else "as asked for"
     missed = int((~table["reached"]).sum())
     censored = (
-        f"{missed} of {len(table)} runs never reach it; they are censored: known to need more than the {horizon} epochs "
-        f"that all runs have, and counted as {horizon}."
+        f"{missed} of {len(table)} runs never reach it; they are censored: known to need more than the {horizon} "
+        f"epochs that all runs have, and counted as {horizon}."
     )
     notes.append(f"{accuracy.title.capitalize()}: {how}. {censored if missed else 'All runs reach it.'}")
     return notes

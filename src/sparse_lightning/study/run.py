@@ -34,7 +34,7 @@ from sparse_lightning.study.record import (
     write,
     write_result,
 )
-from sparse_lightning.study.tensorboard import Board, TopologyPictures
+from sparse_lightning.study.tensorboard import Board
 
 RESULTS = ("val_acc_max", "val_acc_max_epoch", "val_acc_last", "epochs")
 
@@ -76,7 +76,7 @@ def _train(cfg: DictConfig, folder: Path, alone: bool) -> float:
     model: LightningModule = instantiate(cfg.model)
     data = instantiate(cfg.data)
     loggers = list(instantiate(cfg.logger).values())
-    callbacks: list[Callback] = [Connections(folder), TopologyPictures(), *recorders(folder, config)]
+    callbacks: list[Callback] = [Connections(folder), *recorders(folder, config)]
     bar = alone and sys.stderr.isatty()
     if alone:
         callbacks.append(TQDMProgressBar(refresh_rate=20) if bar else EpochLines())

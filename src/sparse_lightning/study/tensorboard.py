@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event
@@ -18,11 +17,9 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import custom_scalars, hparams, scalar
 
-from sparse_lightning.study.connections import masks_of
 from sparse_lightning.study.record import write
 
 ARMS, EVENTS = "arms", "events.out.tfevents.report"
-SHOWN = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 _TAGS = {
     "train_acc": "accuracy/training",
     "val_acc": "accuracy/validation",
@@ -89,6 +86,26 @@ class Board(TensorBoardLogger):
             writer.add_summary(summary, 0)
         self.experiment.close()
 
+    @rank_zero_only
+    def log_masks(self, masks: Mapping[str, Tensor], epoch: int) -> None:
+        """Show the topology: each layer's mask and degrees, and the pixels' map.
+
+        The map shows how many connections each input of the first layer holds, where those make a square; black is
+        none, white is three times the mean or more.
+
+        Args:
+            masks: The active connections by layer, boolean, (out, in).
+            epoch: The epoch.
+        """
+        board: SummaryWriter = self.experiment
+        for number, (layer, mask) in enumerate(masks.items()):
+            inputs = mask.sum(0, dtype=torch.int32).cpu()
+            if number == 0 and (picture := pixel_map(inputs)) is not None:
+                board.add_image("pixels/connections", picture, epoch, dataformats="HW")
+            board.add_image(f"masks/{layer}", mask.cpu().to(torch.uint8) * 255, epoch, dataformats="HW")
+            board.add_histogram(f"connections_of_an_input_unit/{layer}", inputs, epoch)
+            board.add_histogram(f"connections_of_an_output_unit/{layer}", mask.sum(1, dtype=torch.int32), epoch)
+
     def save(self) -> None:
         """Nothing beside the events: hyperparameters are in `config.yaml`."""
 
@@ -97,32 +114,6 @@ def _word(value: Any) -> float | str:
     if isinstance(value, float | int) and not isinstance(value, bool):
         return float(value)
     return {True: "true", False: "false", None: "null"}[value] if value in (True, False, None) else str(value)
-
-
-class TopologyPictures(Callback):
-    """Shows a :class:`Board` the topology, a few times in a run: each layer's mask and degrees, and the pixels' map.
-
-    The map of pixels shows how many connections each input pixel holds, for a first layer whose inputs make a square;
-    black is none, white is three times the mean or more.
-    """
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show, if this is one of the epochs for it."""
-        epoch = trainer.current_epoch
-        boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, Board)]
-        if boards and trainer.is_global_zero and (epoch in SHOWN or epoch + 1 == trainer.max_epochs):
-            for board in boards:
-                self._show(board, masks_of(trainer), epoch)
-
-    @staticmethod
-    def _show(board: SummaryWriter, masks: Mapping[str, Tensor], epoch: int) -> None:
-        for number, (layer, mask) in enumerate(masks.items()):
-            inputs = mask.sum(0, dtype=torch.int32).cpu()
-            if number == 0 and (picture := pixel_map(inputs)) is not None:
-                board.add_image("pixels/connections", picture, epoch, dataformats="HW")
-            board.add_image(f"masks/{layer}", mask.cpu().to(torch.uint8) * 255, epoch, dataformats="HW")
-            board.add_histogram(f"connections_of_an_input_unit/{layer}", inputs, epoch)
-            board.add_histogram(f"connections_of_an_output_unit/{layer}", mask.sum(1, dtype=torch.int32), epoch)
 
 
 def pixel_map(connections: Tensor, zoom: int = 8) -> Tensor | None:
