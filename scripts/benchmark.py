@@ -29,7 +29,6 @@ import torch
 import torchmetrics
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -39,7 +38,10 @@ from tqdm import tqdm
 
 from sparse_lightning import MNISTDataModule, SparseMLP
 from sparse_lightning.mnist import MNIST_MEAN, MNIST_STD, PACKAGED
+from sparse_lightning.study.connections import Connections
+from sparse_lightning.study.record import MetricsCSV, recorders
 from sparse_lightning.study.run import NoProfiler
+from sparse_lightning.study.tensorboard import Board
 
 ARMS = {"hebbian": True, "random": False, "static": None}
 SIZES = (784, 100, 100, 100, 10)
@@ -157,12 +159,13 @@ def plain_loop(arm: str, epochs: int, seed: int, folder: Path) -> Fit:
 
 
 def sparse_lightning(arm: str, epochs: int, seed: int, folder: Path) -> Fit:
-    """This library as `scripts/train.py` runs it: checkpoint, both loggers, a bar drawn every 20 steps."""
+    """This library with all that `scripts/train.py` puts around a run: its record, both loggers and the bar."""
     torch.manual_seed(seed)
-    loggers = [CSVLogger(folder), TensorBoardLogger(folder)]
+    home = Path(tempfile.mkdtemp(dir=folder))  # a run's record is in a folder of its own
+    callbacks = [Connections(home), *recorders(home, config=""), TQDMProgressBar(refresh_rate=20)]
+    options = {"callbacks": callbacks, "profiler": NoProfiler(), "num_sanity_val_steps": 0}
     model = SparseMLP(hebbian_grow=ARMS[arm], seed=seed)
-    data, options = MNISTDataModule(seed=seed), {"callbacks": [TQDMProgressBar(20)], "profiler": NoProfiler()}
-    return _lightning_fit(model, epochs, folder, loggers, data, **options)
+    return _lightning_fit(model, epochs, home, [MetricsCSV(home), Board(home)], MNISTDataModule(seed=seed), **options)
 
 
 def usual_lightning(arm: str, epochs: int, seed: int, folder: Path) -> Fit:
