@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from sparse_lightning.mnist import Batches, Order
 
 torch.set_num_threads(1)
+# The same examples each time, however slow the machine.
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("steady")
 
 ROOT = Path(__file__).parent.parent
 SHORT = ["trainer.limit_train_batches=12", "trainer.limit_val_batches=6"]

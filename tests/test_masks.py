@@ -4,10 +4,12 @@ import sys
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from sparse_lightning import masks
-from sparse_lightning.masks import choose, generator_for, part, random_mask, rewire
+from sparse_lightning.masks import choose, fingerprint, generator_for, part, random_mask, rewire, room
 
 
 def bits(*rows: str) -> Tensor:
@@ -198,3 +200,109 @@ def test_making_and_using_a_generator_leaves_the_global_one_alone():
     before = torch.get_rng_state()
     random_mask((5, 5), 5, generator_for(0))
     assert torch.get_rng_state().equal(before)
+
+
+@pytest.mark.parametrize(("mask", "share"), [("1000", 3.0), ("1100", 1.0), ("11110", 0.25), ("11", 0.0), ("000", 0.0)])
+def test_room_is_inactive_over_active_connections(mask, share):
+    assert room(bits(mask)) == pytest.approx(share)
+
+
+def test_a_part_as_large_as_the_room_is_all_that_is_inactive():
+    for active in range(1, 60):
+        for inactive in range(active):
+            mask = torch.arange(active + inactive) < active
+            assert part(room(mask), active) == inactive
+
+
+def test_a_connection_just_dropped_may_win_its_place_back_where_that_is_asked_for():
+    mask, dropped, scores = bits("1100"), bits("1000"), torch.tensor([[9.0, 0.0, 1.0, 2.0]])
+    new, grown = rewire(mask, dropped, scores, generator_for(0), regrow=True)
+    assert new.equal(mask)
+    assert not grown.any()
+    new, grown = rewire(mask, dropped, torch.tensor([[1.5, 0.0, 1.0, 2.0]]), generator_for(0), regrow=True)
+    assert new.equal(bits("0101"))
+    assert grown.equal(bits("0001"))
+
+
+def test_even_all_of_a_dense_mask_can_be_dropped_where_it_may_grow_again():
+    mask = bits("111")
+    new, grown = rewire(mask, mask, torch.zeros(1, 3), generator_for(0), regrow=True)
+    assert new.equal(mask)
+    assert not grown.any()
+
+
+def test_a_fingerprint_tells_masks_apart_and_knows_them_again():
+    mask = some((30, 20), 100, seed=0)
+    others = [mask.clone() for _ in range(50)]
+    for place, other in enumerate(others):
+        other.view(-1)[place] ^= True
+    assert len({fingerprint(each) for each in [mask, *others]}) == 51
+    assert fingerprint(mask.T.contiguous().T) == fingerprint(mask)
+    assert 0 <= fingerprint(mask) < 2**63
+
+
+# For every mask and every score there can be.
+
+SCORES = st.one_of(st.integers(-2, 2).map(float), st.floats(-1e30, 1e30), st.sampled_from([0.0, -0.0, 1e-40]))
+
+
+@st.composite
+def scored(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Scores, tied more often than not, and a mask, empty and full ones among them."""
+    size = draw(st.integers(1, 24))
+    values = draw(st.one_of(st.lists(SCORES, min_size=size, max_size=size), st.just([1.0] * size)))
+    mask = draw(
+        st.one_of(
+            st.lists(st.booleans(), min_size=size, max_size=size), st.just([True] * size), st.just([False] * size)
+        )
+    )
+    return torch.tensor(values, dtype=torch.float64), torch.tensor(mask)
+
+
+@given(scored(), st.data())
+def test_any_choice_is_exact_and_leaves_out_nothing_better(case, data):
+    scores, among = case
+    count = data.draw(st.integers(0, int(among.sum())))
+    chosen = choose(scores, count, among, generator_for(data.draw(st.integers(0, 9))))
+    assert int(chosen.sum()) == count
+    assert not (chosen & ~among).any()
+    left = among & ~chosen
+    if chosen.any() and left.any():
+        assert scores[chosen].min() >= scores[left].max()
+
+
+@given(scored(), st.integers(1, 5))
+def test_more_than_the_candidates_are_always_refused(case, more):
+    scores, among = case
+    with pytest.raises(ValueError, match="Expected a count from 0"):
+        choose(scores, int(among.sum()) + more, among, generator_for(0))
+
+
+@given(scored(), st.sampled_from([float("nan"), float("inf"), -float("inf")]), st.data())
+def test_a_score_that_is_no_number_is_refused_exactly_where_it_matters(case, value, data):
+    scores, among = case
+    place = data.draw(st.integers(0, len(scores) - 1))
+    scores[place] = value
+    if among[place]:
+        with pytest.raises(ValueError, match="Expected finite scores"):
+            choose(scores, 0, among, generator_for(0))
+    else:
+        assert not choose(scores, 0, among, generator_for(0)).any()
+
+
+@given(scored(), st.booleans(), st.data())
+def test_any_rewiring_keeps_the_count_and_grows_only_what_was_inactive(case, regrow, data):
+    scores, mask = case
+    active = mask.nonzero().flatten().tolist()
+    most = len(active) if regrow else min(len(active), len(mask) - len(active))
+    dropped = torch.zeros_like(mask)
+    if most:
+        dropped[data.draw(st.lists(st.sampled_from(active), max_size=most, unique=True))] = True
+    new, grown = rewire(mask, dropped, scores, generator_for(1), regrow)
+    assert int(new.sum()) == int(mask.sum())
+    assert not (grown & mask).any()
+    assert (new & ~mask).equal(grown)
+    assert (mask & ~dropped & ~new).sum() == 0
+    if not regrow:
+        assert not (new & dropped).any()
+        assert int(grown.sum()) == int(dropped.sum())

@@ -82,19 +82,32 @@ def random_mask(shape: Sequence[int], count: int, generator: torch.Generator, am
     return choose(torch.rand(*shape, generator=generator).to(among.device), count, among, generator)
 
 
-def rewire(mask: Tensor, dropped: Tensor, scores: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Drop connections and grow as many of those that were inactive, the ones with the highest scores.
+def room(mask: Tensor) -> float:
+    """The largest share of the active connections that can be replaced at once: inactive ones over active ones.
 
-    A connection just dropped cannot come back at once, and the number of active connections never changes.
+    >>> room(torch.tensor([True, True, True, True, False]))
+    0.25000000000000006
+    """
+    active = int(mask.sum())
+    inactive = mask.numel() - active
+    # A hair above the quotient, so that the part it makes is not one short.
+    return math.nextafter(inactive / active, math.inf) if active and inactive else 0.0
+
+
+def rewire(
+    mask: Tensor, dropped: Tensor, scores: Tensor, generator: torch.Generator, regrow: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Drop connections and grow as many, the ones with the highest scores; the number of active ones never changes.
 
     Args:
         mask: The active connections.
-        dropped: Those of them to drop, at most as many as are inactive.
-        scores: How much each connection deserves to grow; read only where `mask` is false.
+        dropped: Those of them to drop.
+        scores: How much each connection deserves to grow; read only where one can.
         generator: CPU generator that breaks ties between scores.
+        regrow: Whether a connection just dropped competes with the inactive ones. One that wins simply stays.
 
     Returns:
-        The new mask, and the mask of the connections grown.
+        The new mask, and the mask of the connections grown, all of them inactive before.
 
     Raises:
         ValueError: An inactive connection is to be dropped, more are to be dropped than can be grown, or a score
@@ -106,5 +119,16 @@ def rewire(mask: Tensor, dropped: Tensor, scores: Tensor, generator: torch.Gener
     """
     if (dropped & ~mask).any():
         raise ValueError("Expected only active connections to be dropped, got inactive ones among them")
-    grown = choose(scores, int(dropped.sum()), ~mask, generator)
-    return mask & ~dropped | grown, grown
+    kept = mask & ~dropped
+    chosen = choose(scores, int(dropped.sum()), ~kept if regrow else ~mask, generator)
+    return kept | chosen, chosen & ~mask
+
+
+def fingerprint(mask: Tensor) -> int:
+    """A number that two masks share only if they are the same, for processes to compare; at least 0, below 2^63.
+
+    >>> fingerprint(torch.tensor([True, False])) == fingerprint(torch.tensor([False, True]))
+    False
+    """
+    digest = hashlib.sha256(mask.contiguous().cpu().numpy().tobytes()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
