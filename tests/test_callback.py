@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from sparse_lightning import PruneRegrow
+from sparse_lightning import Growth, PruneRegrow
 from sparse_lightning.masks import generator_for, random_mask
 
 NAMES = ("network.0.weight", "network.3.weight", "network.5.weight")
@@ -107,7 +107,7 @@ def by_hand(model: type[LightningModule], network: nn.Sequential) -> LightningMo
 
 
 @pytest.mark.parametrize("growth", ["random", "hebbian"])
-@pytest.mark.parametrize(("density", "counts"), [(0.5, [24, 32, 12]), (0.1, [5, 6, 2]), (0.9, [43, 58, 22])])
+@pytest.mark.parametrize(("density", "counts"), [(0.5, [24, 32, 12]), (0.1, [5, 7, 2]), (0.9, [43, 57, 22])])
 def test_every_layer_keeps_its_exact_count_through_every_rewiring(trainer, model, net, data, growth, density, counts):
     callback = PruneRegrow(density=density, growth=growth)
     epochs = Epochs(callback)
@@ -164,8 +164,8 @@ def test_a_checkpoint_has_the_weights_and_masks_that_were_validated(trainer, mod
     run.fit(model(net), data)
     for epoch, (masks, weight) in enumerate(zip(epochs.masks, validated.weights, strict=True)):
         saved = torch.load(tmp_path / f"epoch={epoch}.ckpt", weights_only=True)
-        state = saved["callbacks"][callback.state_key]["topologies"]
-        torch.testing.assert_close({name: topology["mask"] for name, topology in state.items()}, masks)
+        state = saved["callbacks"][callback.state_key]["masks"]
+        torch.testing.assert_close(state, masks)
         torch.testing.assert_close({name: saved["state_dict"][name] for name in NAMES}, weight, rtol=0, atol=0)
 
 
@@ -235,10 +235,10 @@ def test_prune_fraction_is_lowered_to_the_connections_there_are_to_grow(trainer,
     callback = PruneRegrow(density=0.9, prune_fraction=0.99)
     epochs = Epochs(callback)
     trainer(max_epochs=4, callbacks=[callback, epochs]).fit(model(net), data)
-    assert [active(masks) for masks in epochs.masks] == [[43, 58, 22]] * 4
+    assert [active(masks) for masks in epochs.masks] == [[43, 57, 22]] * 4
     for before, after in zip(epochs.masks, epochs.masks[1:], strict=False):
         grown = [int((after[name] & ~before[name]).sum()) for name in NAMES]
-        assert all(0 < count <= room for count, room in zip(grown, (5, 6, 2), strict=True))
+        assert all(0 < count <= room for count, room in zip(grown, (5, 7, 2), strict=True))
 
 
 def test_every_free_place_is_grown_when_more_are_pruned(trainer, model, data):
@@ -301,8 +301,11 @@ def test_layers_built_in_configure_model_are_found(trainer, model, data):
         ({"prune_fraction": 1}, r"Expected prune_fraction in \[0, 1\), got 1"),
         ({"prune_fraction": -0.3}, r"Expected prune_fraction in \[0, 1\), got -0.3"),
         ({"prune_fraction": {"a": 1.3}}, r"Expected prune_fraction in \[0, 1\), got 1.3"),
-        ({"growth": "Hebbian"}, "Expected growth to be one of random, hebbian, got 'Hebbian'"),
-        ({"pruning": "magnitude"}, "Expected pruning to be one of signed_magnitude, got 'magnitude'"),
+        (
+            {"growth": "Hebbian"},
+            "Expected growth to be one of random, hebbian, .*, got 'Hebbian'",
+        ),
+        ({"pruning": "weight"}, "Expected pruning to be one of signed_magnitude, magnitude, .*, got 'weight'"),
         ({"pruning_early_stop": -1}, "Expected pruning_early_stop to be 0 or a number of drops, got -1"),
     ],
 )
@@ -321,7 +324,7 @@ def test_a_layer_name_that_matches_nothing_is_refused_with_those_there_are(train
 
 def test_a_model_without_linear_layers_is_refused(trainer, model, data):
     network = nn.Sequential(nn.BatchNorm1d(6), nn.ReLU())
-    with pytest.raises(ValueError, match="Expected a model with Linear layers to train, got Model without any"):
+    with pytest.raises(ValueError, match="Expected a model with trainable Linear or convolution layers, got Model"):
         trainer(max_epochs=1, callbacks=[PruneRegrow()]).fit(model(network), data)
 
 
@@ -419,7 +422,7 @@ def test_loaded_weights_that_are_sparser_than_asked_for_are_filled_up(model, net
 def test_loaded_weights_that_are_denser_than_asked_for_are_refused_and_left_alone(trainer, model, net, data):
     state = sparse(net, density=0.5)
     net.load_state_dict(state)
-    message = r"'network\.0\.weight' that are dense or have at most density 0\.25 \(12 of 48 active\), got 24 nonzero"
+    message = r"'network\.0\.weight' that are dense or have at most 12 of 48 connections active, .*, got 24 nonzero"
     with pytest.raises(ValueError, match=message):
         trainer(max_epochs=1, callbacks=[PruneRegrow(density=0.25)]).fit(model(net), data)
     torch.testing.assert_close(net.state_dict(), state)
@@ -579,8 +582,8 @@ def test_a_growth_of_ones_own_scores_and_watches(trainer, model, net, data):
         def __init__(self) -> None:
             self.log: list[str] = []
 
-        def attach(self, module, layers):
-            self.log.append(f"attach {len(layers)}")
+        def attach(self, module, names, optimizers):
+            self.log.append(f"attach {len(names)}")
 
         def detach(self):
             self.log.append("detach")
@@ -596,7 +599,7 @@ def test_a_growth_of_ones_own_scores_and_watches(trainer, model, net, data):
 
         def load_state_dict(self, state): ...
 
-    class Diagonal:
+    class Diagonal(Growth):
         def __init__(self) -> None:
             self.statistics = {"calls": Calls()}
 
@@ -630,9 +633,9 @@ def test_logged_measures_by_hand(trainer, model, data, record):
     data.inputs = data.inputs[:, :4]
     # Active: 01, then 12, then 02, then 12.
     trainer(max_epochs=4, callbacks=[InTurn(density=0.5)], logger=record).fit(model(layer), data)
-    names = ("density", "grown", "explored", "survived")
+    names = ("density", "grown")
     found = [[record.epochs[e].get(f"topology/{what}/all") for what in names] for e in range(4)]
-    assert found == [[0.5, 0, 0.5, None], [0.5, 1, 0.75, None], [0.5, 1, 0.75, 1.0], [0.5, 1, 0.75, 0.0]]
+    assert found == [[0.5, 0], [0.5, 1], [0.5, 1], [0.5, 1]]
     layers = [[record.epochs[e].get(f"topology/{what}/network") for what in names] for e in range(4)]
     assert layers == found
 
@@ -641,22 +644,14 @@ def test_measures_of_every_layer_are_logged_each_epoch(trainer, model, net, data
     callback = PruneRegrow(density=0.25)
     epochs = Epochs(callback)
     trainer(max_epochs=4, callbacks=[callback, epochs], logger=record).fit(model(net), data)
-    ever = {name: mask.clone() for name, mask in epochs.masks[0].items()}
     for epoch, (before, masks) in enumerate(zip([epochs.masks[0], *epochs.masks], epochs.masks, strict=False)):
         logged = record.epochs[epoch]
         for name in NAMES:
-            ever[name] |= masks[name]
             layer = name.removesuffix(".weight")
             assert logged[f"topology/density/{layer}"] == 0.25
             assert logged[f"topology/grown/{layer}"] == int((masks[name] & ~before[name]).sum())
-            assert logged[f"topology/explored/{layer}"] == pytest.approx(ever[name].double().mean().item())
-            if epoch >= 2:
-                grown = epochs.masks[epoch - 1][name] & ~epochs.masks[epoch - 2][name]
-                survived = int((grown & masks[name]).sum()) / int(grown.sum())
-                assert logged[f"topology/survived/{layer}"] == pytest.approx(survived)
         assert logged["topology/density/all"] == 0.25
         assert logged["topology/grown/all"] == sum(int((masks[n] & ~before[n]).sum()) for n in NAMES)
-        assert ("topology/survived/all" in logged) == (epoch >= 2)
 
 
 # Carrying it elsewhere.

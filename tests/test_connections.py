@@ -49,9 +49,19 @@ def test_grown_connections_are_followed_until_they_are_pruned() -> None:
     assert measures({"fc": turnover})["survived_5/fc"] == 0.5
 
 
+def test_exploration_and_survival_by_hand() -> None:
+    turnover, found = Turnover(mask(0, 1)), []
+    for step in (mask(0, 1), mask(1, 2), mask(0, 2), mask(1, 2)):
+        turnover.move(step)
+        values = measures({"fc": turnover})
+        found.append((values["explored/all"] * mask().numel(), values.get("survived/all")))
+    # 2 grew and stayed when 0 grew; 0 did not.
+    assert found == [(2, None), (3, None), (3, 1.0), (3, 0.0)]
+
+
 def test_a_layer_that_has_not_moved_has_no_overlap_and_no_survivors() -> None:
     assert set(measures({"fc": Turnover(mask(0, 1))})) == {
-        f"gini_{s}/{n}" for s in ("in", "out") for n in ("fc", "all")
+        f"{what}/{layer}" for what in ("gini_in", "gini_out", "explored") for layer in ("fc", "all")
     }
 
 

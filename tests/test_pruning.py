@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sparse_lightning.masks import generator_for
-from sparse_lightning.pruning import signed_magnitude
+from sparse_lightning.pruning import PRUNING, MixedPruning, Pruning, SignedMagnitude, lowest, signed_magnitude
 
 
 def pruned(weight: list[float], fraction: float, mask: list[int] | None = None, seed: int = 0) -> list[int]:
@@ -67,3 +67,78 @@ def test_it_equals_a_slow_sort(shape, density, fraction):
         expected |= {place for _, place in own[: math.floor(Fraction(str(fraction)) * len(own))]}
     dropped = signed_magnitude(weight, mask, fraction, generator_for(0))
     assert set(dropped.flatten().nonzero().flatten().tolist()) == expected
+
+
+# The criteria.
+
+WEIGHT = torch.tensor([[4.0, -3.0], [2.0, -1.0]])
+COUNTS = torch.tensor([[1, 2], [3, 9]])
+
+
+class Counted:
+    """Coactivation already counted."""
+
+    def total(self, name: str) -> torch.Tensor:
+        return COUNTS
+
+
+def dropped(pruning: Pruning, fraction: float) -> list[list[int]]:
+    """What a criterion drops of four active connections."""
+    if "coactivation" in pruning.statistics:
+        pruning.statistics = {"coactivation": Counted()}
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    return pruning.drop("fc.weight", WEIGHT, mask, fraction, generator_for(0)).int().tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("magnitude", [[0, 0], [1, 1]]),
+        ("signed_magnitude", [[0, 0], [1, 1]]),
+        ("hebbian", [[1, 1], [0, 0]]),
+        ("inverse_hebbian", [[0, 0], [1, 1]]),
+        ("weighted_hebbian", [[1, 0], [1, 0]]),  # 4 and 6 of 4, 6, 6, 9; the tie is for the generator
+    ],
+)
+def test_each_criterion_drops_its_half(name, expected):
+    found = dropped(PRUNING[name](), 0.5)
+    assert found == expected or (name == "weighted_hebbian" and found == [[1, 1], [0, 0]])
+
+
+def test_magnitude_does_not_care_for_signs():
+    weight, mask = torch.tensor([0.1, 0.2, 0.3, -9.0]), torch.ones(4, dtype=torch.bool)
+    assert PRUNING["magnitude"]().drop("", weight, mask, 0.5, generator_for(0)).tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("magnitude", "hebbian", "expected"),
+    [
+        (0.5, 1.0, [[0, 0], [1, 1]]),  # magnitude alone decides
+        (0.5, 0.75, [[0, 0], [1, 0]]),  # of 2 and -1, the one of coactivation 9 is spared
+        (0.5, 0.5, [[0, 0], [0, 0]]),
+        (0.99, 0.5, [[0, 0], [0, 0]]),  # the floor of 0.99 of two is one of each sign
+        (0.5, 0.0, [[0, 0], [0, 0]]),
+    ],
+)
+def test_mixed_drops_only_what_both_drop(magnitude, hebbian, expected):
+    assert dropped(MixedPruning(hebbian), magnitude) == expected
+
+
+def test_mixed_refuses_a_fraction_out_of_range():
+    with pytest.raises(ValueError, match=r"Expected hebbian_fraction in \[0, 1\], got 1.5"):
+        MixedPruning(1.5)
+
+
+def test_the_class_is_the_function():
+    weight, mask = torch.randn(9, 9), torch.rand(9, 9) < 0.5
+    function = signed_magnitude(weight, mask, 0.3, generator_for(0))
+    assert SignedMagnitude().drop("fc", weight, mask, 0.3, generator_for(0)).equal(function)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_the_lowest_are_floored_and_tied_at_random(count):
+    mask = torch.arange(20) < 17
+    draws = [lowest(torch.zeros(20), mask, count / 17 + 0.01, generator_for(seed)) for seed in range(200)]
+    assert {int(draw.sum()) for draw in draws} == {count}
+    assert not any((draw & ~mask).any() for draw in draws)
+    assert count == 0 or len({tuple(draw.tolist()) for draw in draws}) > 5

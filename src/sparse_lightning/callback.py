@@ -1,59 +1,85 @@
 """PruneRegrow, the callback: when to rewire, the masks, their enforcement and their state."""
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from sparse_lightning.growth import GROWTH, Growth, Statistic
-from sparse_lightning.masks import generator_for, random_mask
+from sparse_lightning.coactivation import Coactivation
+from sparse_lightning.densities import DENSITIES
+from sparse_lightning.growth import GROWTH, Growth
+from sparse_lightning.inspection import table
+from sparse_lightning.masks import fingerprint, generator_for, random_mask, rewire, room
 from sparse_lightning.pruning import PRUNING, Pruning
-from sparse_lightning.topology import Topology, measures
+from sparse_lightning.schedules import SCHEDULES
+from sparse_lightning.statistic import Statistic
 
 PerLayer = float | Mapping[str, float]
 T = TypeVar("T")
 
 
 class PruneRegrow(Callback):
-    """Trains the Linear layers of any LightningModule sparse, and rewires them between epochs.
+    """Trains the Linear and convolution layers of any LightningModule sparse, and rewires them as it trains.
 
-    Between two epochs, after the first one's validation and checkpoint and before the second one's first batch, every
-    layer drops its weakest connections and grows as many new ones at weight zero, with their optimizer state cleared.
-    So what was validated is what was saved, and nothing is rewired that will not be trained. Inactive weights are
-    exactly zero after every optimizer step. The model stays plain PyTorch: its checkpoints load without this library.
+    Every so often, between two epochs by default, each layer drops its weakest connections and grows as many new ones
+    at weight zero. That is done before the next batch, after the epoch's validation and checkpoint, so what was
+    validated is what was saved and nothing is rewired that will not be trained. Inactive weights are exactly zero after
+    every optimizer step. The model stays plain PyTorch: its checkpoints load without this library.
 
-    With ``pruning="signed_magnitude"`` and ``growth="random"`` this is SET (Mocanu et al. 2018); ``growth="hebbian"``
-    prefers the connections whose two units were most often active together.
-
-    A method of your own is a subclass with one small method: :meth:`should_rewire`, :meth:`prune_mask` or
+    The methods of the literature are combinations of the parts named here; see :mod:`sparse_lightning.presets`. One of
+    your own is a subclass with one small method: :meth:`should_rewire`, :meth:`scheduled`, :meth:`prune_mask` or
     :meth:`growth_scores`.
 
+    Patterns are globs over parameter names, ``"encoder.*.weight"``, or over the names of their layers, ``"encoder.*"``.
+    One takes the weights of Linear and convolution layers that it matches; only one that matches none of those takes
+    other parameters, so that attention's ``"*.in_proj_weight"`` or an embedding can be named.
+
     Args:
-        density: Share of connections that are active, in (0, 1]; for all Linear layers that are trained, or by layer
-            name, ``{"encoder.*": 0.1}``, where the first pattern that matches counts and layers that match none stay
-            dense and are left alone.
+        density: Share of connections that are active, in (0, 1]; for all layers together, or by pattern,
+            ``{"encoder.*": 0.1}``, where the first that matches counts and layers that match none stay dense.
         prune_fraction: Share of a layer's active connections that a rewiring replaces, in [0, 1); for all layers or
-            by layer name, where layers that match none keep their connections. It is lowered where a layer has fewer
+            by pattern, where layers that match none keep their connections. It is lowered where a layer has fewer
             inactive connections than that to grow.
-        growth: ``"random"``, ``"hebbian"``, a :class:`~sparse_lightning.growth.Growth`, or None for a topology that
-            never moves.
-        pruning: ``"signed_magnitude"``, or a :class:`~sparse_lightning.pruning.Pruning`.
+        growth: ``"random"``, ``"hebbian"``, ``"inverse_hebbian"``, ``"gradient"``, ``"momentum"``, a
+            :class:`~sparse_lightning.growth.Growth`, or None for a topology that never moves.
+        pruning: ``"signed_magnitude"``, ``"magnitude"``, ``"hebbian"``, ``"inverse_hebbian"``,
+            ``"weighted_hebbian"``, ``"mixed"``, or a :class:`~sparse_lightning.pruning.Pruning`.
         seed: Decides the first masks and every random choice after, with the number of the rewiring and the
             parameter's name; PyTorch's own random state is neither read nor moved.
         pruning_early_stop: Stop rewiring once the learning rate has dropped this many times between epochs; 0 never
             stops. Meant for step schedules: one that lowers the rate each epoch drops it each epoch.
+        distribution: How the density spreads over the layers of one pattern: ``"uniform"``, ``"erdos_renyi"`` or
+            ``"erk"``; see :mod:`sparse_lightning.densities`.
+        include: Patterns of the parameters to train sparse; None for the weight of every Linear and convolution,
+            transposed ones too.
+        exclude: Patterns of parameters to leave dense.
+        every_n_epochs: Epochs between two rewirings.
+        every_n_steps: Optimizer steps between two rewirings, instead of epochs.
+        first: The first epoch, or step, at which to rewire; both count from 0.
+        last: The last epoch, or step, at which to rewire; a float in (0, 1] is a share of the training; None for its
+            end.
+        schedule: How `prune_fraction` changes from `first` to `last`: ``"constant"``, ``"cosine"`` or ``"linear"``, or
+            a function from progress in [0, 1] to a factor in [0, 1].
+        optimizer_state: What becomes of the optimizer's state of dropped and grown connections, its momentum above
+            all: ``"reset"`` to zero or ``"keep"``.
+        regrow: Whether a connection just dropped may grow again at once; it then keeps its weight.
 
     Raises:
-        ValueError: An argument is out of its range; at setup: a layer name matches nothing, another PruneRegrow has
-            the same weights, or the weights are sparse already at a higher density than asked for.
+        ValueError: An argument is out of its range; at setup: a pattern matches nothing, another PruneRegrow has the
+            same weights, the weights are sparse already at a higher density than asked for, the strategy shards
+            weights, or a criterion cannot have what it reads.
 
     Example::
 
@@ -68,40 +94,92 @@ class PruneRegrow(Callback):
         pruning: str | Pruning = "signed_magnitude",
         seed: int = 0,
         pruning_early_stop: int = 0,
+        distribution: str = "uniform",
+        include: str | Sequence[str] | None = None,
+        exclude: str | Sequence[str] = (),
+        every_n_epochs: int = 1,
+        every_n_steps: int | None = None,
+        first: int = 0,
+        last: int | float | None = None,
+        schedule: str | Callable[[float], float] = "constant",
+        optimizer_state: str = "reset",
+        regrow: bool = False,
     ) -> None:
         for value in _values(density):
-            if isinstance(value, bool) or not (isinstance(value, float | int) and 0 < value <= 1):
-                raise ValueError(f"Expected density in (0, 1], got {value!r}")
-        if isinstance(density, Mapping) and not density:
-            raise ValueError("Expected density by layer name, got no name")
+            _expect(_is_number(value) and 0 < value <= 1, "density in (0, 1]", value)
+        _expect(density != {}, "density by layer name", density)
         for value in _values(prune_fraction):
-            if not (isinstance(value, float | int) and 0 <= value < 1):
-                raise ValueError(f"Expected prune_fraction in [0, 1), got {value!r}")
-        if not (isinstance(pruning_early_stop, int) and pruning_early_stop >= 0):
-            raise ValueError(f"Expected pruning_early_stop to be 0 or a number of drops, got {pruning_early_stop!r}")
+            _expect(_is_number(value) and 0 <= value < 1, "prune_fraction in [0, 1)", value)
+        _expect(_is_whole(pruning_early_stop), "pruning_early_stop to be 0 or a number of drops", pruning_early_stop)
+        _expect(_is_whole(every_n_epochs, 1), "every_n_epochs to be a whole number from 1", every_n_epochs)
+        _expect(
+            every_n_steps is None or _is_whole(every_n_steps, 1),
+            "every_n_steps to be a whole number from 1",
+            every_n_steps,
+        )
+        _expect(
+            every_n_steps is None or every_n_epochs == 1, "every_n_epochs or every_n_steps, not both", every_n_epochs
+        )
+        _expect(_is_whole(first), "first to be a whole number from 0", first)
+        share = isinstance(last, float) and 0 < last <= 1
+        _expect(
+            last is None or share or _is_whole(last, first), "last to be a share in (0, 1] or a number from first", last
+        )
+        _expect(optimizer_state in ("reset", "keep"), "optimizer_state to be reset or keep", optimizer_state)
+        _expect(isinstance(regrow, bool), "regrow to be true or false", regrow)
         self.density = density
         self.prune_fraction = prune_fraction
-        if growth is not None and (isinstance(growth, type) or not isinstance(growth, str | Growth)):
-            raise ValueError(f"Expected growth to be a name, a Growth or None, got {growth!r}")
         self.growth = _named("growth", growth, GROWTH)() if isinstance(growth, str) else growth
-        self.pruning = _named("pruning", pruning, PRUNING) if isinstance(pruning, str) else pruning
+        self.pruning = _named("pruning", pruning, PRUNING)() if isinstance(pruning, str) else pruning
+        _expect(isinstance(self.growth, Growth | None), "growth to be a name, a Growth or None", growth)
+        _expect(isinstance(self.pruning, Pruning), "pruning to be a name or a Pruning", pruning)
         self.seed = seed
         self.pruning_early_stop = pruning_early_stop
+        self.distribution = _named("distribution", distribution, DENSITIES)
+        self.include = None if include is None else _patterns("include", include)
+        self.exclude = _patterns("exclude", exclude)
+        self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
+        self.first, self.last = first, last
+        self.schedule = _named("schedule", schedule, SCHEDULES) if isinstance(schedule, str) else schedule
+        self.optimizer_state = optimizer_state
+        self.regrow = regrow
         self.rewirings = 0
-        self._topologies: dict[str, Topology] = {}
-        self._statistics: Mapping[str, Statistic] = self.growth.statistics if self.growth else {}
-        self._epoch: int | None = None
+        self._masks: dict[str, Tensor] = {}
+        self._grown: dict[str, int] = {}
+        self._due: dict[str, float] = {}
+        self._statistics = self._shared_statistics()
+        self._now: int | None = None
+        self._end = math.inf
         self._learning_rate = 0.0
         self._learning_rate_drops = 0
         self._weights: dict[str, nn.Parameter] = {}
+        self._averages: list[dict[int, nn.Parameter]] = []
         self._handles: list[RemovableHandle] = []
 
     # What to override: each of these is a method of the literature in a few lines.
 
     def should_rewire(self, trainer: Trainer, pl_module: LightningModule) -> bool:
-        """Whether to rewire now, before the first batch of epoch ``trainer.current_epoch``; never asked before 0."""
+        """Whether to rewire now, before the next batch.
+
+        Asked once an epoch, before its first batch, except in the very first one; with `every_n_steps`, once an
+        optimizer step.
+        """
+        moves = self.growth is not None or type(self).growth_scores is not PruneRegrow.growth_scores
         stopped = 0 < self.pruning_early_stop <= self._learning_rate_drops
-        return self.growth is not None and not stopped
+        now = self._time(trainer)
+        in_turn = now % (self.every_n_steps or self.every_n_epochs) == 0
+        return moves and not stopped and in_turn and self.first <= now <= self._end
+
+    def scheduled(self, progress: float) -> float:
+        """The factor on `prune_fraction` at this point; by default what `schedule` says.
+
+        Args:
+            progress: Where the rewiring stands between `first` and `last`, in [0, 1].
+
+        Returns:
+            A number in [0, 1].
+        """
+        return self.schedule(progress)
 
     def prune_mask(
         self, name: str, weight: Tensor, mask: Tensor, fraction: float, generator: torch.Generator
@@ -110,7 +188,7 @@ class PruneRegrow(Callback):
 
         Args:
             name: The weight's parameter name.
-            weight: The weight, (out, in).
+            weight: The weight, (out, in, ...).
             mask: Its active connections, boolean, shaped like `weight`.
             fraction: How much of them to drop at most.
             generator: CPU generator for any randomness, the same on every rank.
@@ -118,14 +196,14 @@ class PruneRegrow(Callback):
         Returns:
             A mask of active connections, at most as many as are inactive.
         """
-        return self.pruning(weight, mask, fraction, generator)
+        return self.pruning.drop(name, weight, mask, fraction, generator)
 
     def growth_scores(self, name: str, weight: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
         """How much each connection of one layer deserves to grow; by default what `growth` says.
 
         Args:
             name: The weight's parameter name.
-            weight: The weight, (out, in).
+            weight: The weight, (out, in, ...).
             mask: The active connections before the pruning, boolean, shaped like `weight`.
             generator: CPU generator for any randomness, the same on every rank.
 
@@ -142,7 +220,24 @@ class PruneRegrow(Callback):
     @property
     def masks(self) -> Mapping[str, Tensor]:
         """The active connections of each layer, boolean, shaped like the weight, by parameter name; read-only."""
-        return MappingProxyType({name: topology.mask for name, topology in self._topologies.items()})
+        return MappingProxyType(self._masks)
+
+    def summary(self) -> str:
+        """A table of the layers: shape, connections, density, criteria, and where activity is read.
+
+        Where it is read is known once a batch was trained, or where it was told.
+        """
+        read_at: dict[str, str] = {}
+        for statistic in self._statistics.values():
+            read_at |= statistic.read_at if isinstance(statistic, Coactivation) else {}
+        criteria = (_said(self.pruning, "Pruning"), _said(self.growth, "Growth") if self.growth else "none")
+        rows = [("parameter", "shape", "active", "of", "density", "pruning", "growth", "activity read at")]
+        for name, mask in self._masks.items():
+            shape = "x".join(map(str, mask.shape))
+            rows.append((name, shape, *_shares(int(mask.sum()), mask.numel()), *criteria, read_at.get(name, "")))
+        active = sum(int(mask.sum()) for mask in self._masks.values())
+        rows.append(("all", "", *_shares(active, sum(mask.numel() for mask in self._masks.values())), "", "", ""))
+        return table(rows)
 
     def sparsify(self, module: nn.Module) -> None:
         """Give every layer its mask and zero what lies off it; layers whose weights agree with their mask stay.
@@ -151,30 +246,30 @@ class PruneRegrow(Callback):
         filled up at random where they have fewer than the density asks for. Dense ones are cut at random.
 
         Raises:
-            ValueError: A layer name matches nothing, or weights are sparse already at a higher density than asked for.
+            ValueError: A pattern matches nothing, or weights are sparse already at a higher density than asked for.
         """
-        new = False
-        for name, (layer, density) in self._targets(module).items():
-            weight = layer.weight.detach()
-            topology = self._topologies.get(name)
-            if topology is None or weight[~topology.mask.to(weight.device)].any():
-                topology = Topology.start(self._first_mask(name, weight, density))
-                new = True
-            self._topologies[name] = topology.to(weight.device)
-            weight.mul_(self._topologies[name].mask)
+        masks, new = {}, False
+        for name, (weight, count) in self._targets(module).items():
+            mask = self._masks.get(name)
+            if mask is None or mask.shape != weight.shape or weight.detach()[~mask.to(weight.device)].any():
+                mask, new = self._first_mask(name, weight.detach(), count), True
+            masks[name] = mask.to(weight.device)
+            weight.detach().mul_(masks[name])
+        self._masks = masks
         if new:
             self._restart()
 
     def start_from(self, masks: Mapping[str, Tensor]) -> None:
         """Take these masks, by parameter name, in place of what was there, and forget what came before."""
-        self._topologies = {name: Topology.start(mask.clone()) for name, mask in masks.items()}
+        self._masks = {name: mask.clone() for name, mask in masks.items()}
         self._restart()
 
-    def rewire(self, optimizers: Iterable[Optimizer] = ()) -> None:
+    def rewire(self, optimizers: Iterable[Optimizer] = (), factor: float = 1.0) -> None:
         """Prune and regrow every layer once, now.
 
         Args:
-            optimizers: Those that train the layers; their state for grown connections is set to zero.
+            optimizers: Those that train the layers; see `optimizer_state`.
+            factor: What to multiply `prune_fraction` with.
 
         Raises:
             ValueError: :meth:`prune_mask` or :meth:`growth_scores` gave what cannot be used; the layer is named.
@@ -182,29 +277,18 @@ class PruneRegrow(Callback):
         """
         if not self._weights:
             raise RuntimeError("Expected a model in training to rewire, got none: rewire is called while fit runs")
-        self.rewirings += 1
-        for name, weight in self._weights.items():
-            topology = self._topologies[name]
-            generator = generator_for(self.seed, self.rewirings, name)
-            fraction = min(_lookup(self.prune_fraction, name, otherwise=0.0), topology.room)
-            try:
-                dropped = self.prune_mask(name, weight.detach(), topology.mask, fraction, generator)
-                scores = self.growth_scores(name, weight.detach(), topology.mask, generator)
-                topology.rewire(dropped, scores, generator)
-            except ValueError as error:
-                raise ValueError(f"Rewiring {self.rewirings} of {name!r}: {error}") from error
-            weight.detach().mul_(topology.mask)
-            for optimizer in optimizers:
-                for state in optimizer.state.get(weight, {}).values():
-                    if isinstance(state, Tensor) and state.shape == weight.shape:
-                        state[topology.grown] = 0
-        for statistic in self._statistics.values():
-            statistic.reset()
+        self._announce(factor)
+        self._rewire(self._weights, optimizers)
 
     # Lightning's hooks: 'should I? then call'.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Sparsify the model before anything else sees it; one that builds its layers later is met at fit start."""
+        if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
+            raise ValueError(
+                "Expected a strategy that keeps every weight whole on every process, such as ddp, got "
+                f"{type(trainer.strategy).__name__}, which shards them"
+            )
         if stage == "fit" and not is_overridden("configure_model", pl_module):
             self._claim(trainer, pl_module)
 
@@ -215,21 +299,30 @@ class PruneRegrow(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach to the optimizers and to what the criteria watch."""
         self._detach()
-        layers = {name: layer for name, (layer, _) in self._targets(pl_module).items()}
-        self._weights = {name: cast(nn.Parameter, layer.weight) for name, layer in layers.items()}
+        self._end = self._last_time(trainer)
+        self._weights = {name: weight for name, (weight, _) in self._targets(pl_module).items()}
         for statistic in self._statistics.values():
-            statistic.attach(pl_module, layers)
+            statistic.attach(pl_module, list(self._weights), trainer.optimizers)
         for optimizer in trainer.optimizers:
-            self._handles.append(optimizer.register_step_post_hook(self._enforcer(optimizer)))
+            self._handles.append(optimizer.register_step_post_hook(self._after_step(trainer, optimizer)))
+        self._averages = _averages(trainer, pl_module)
+        self._project()
+        self._compare(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Rewire where an epoch has ended and another begins."""
+        """Rewire where an epoch, or a step, has ended and another begins."""
         # Not in on_train_epoch_start, which Lightning leaves out when it resumes from the last batch of an epoch.
-        if trainer.current_epoch != self._epoch:
-            first, self._epoch = self._epoch is None, trainer.current_epoch
-            self._count_learning_rate_drops(trainer)
-            if not first and self.should_rewire(trainer, pl_module):
-                self.rewire(trainer.optimizers)
+        now = self._time(trainer)
+        if now == self._now:
+            return
+        begins, self._now = self._now is None, now
+        self._count_learning_rate_drops(trainer)
+        if begins or _only_averages(trainer) or not self.should_rewire(trainer, pl_module):
+            return
+        self._announce(self._factor(now))
+        if not (self.growth and self.growth.reads_gradient):
+            self._rewire(self._weights, trainer.optimizers)
+            self._compare(trainer)
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Let what the criteria watch take in the batch."""
@@ -241,14 +334,23 @@ class PruneRegrow(Callback):
         self.on_train_batch_end()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the topology of the epoch."""
-        layers = {_layer(name): topology for name, topology in self._topologies.items()}
-        found = {f"topology/{key}": value for key, value in measures(layers).items()}
+        """Log each layer's density and how many connections its last rewiring grew; under ``all``, of all together."""
+        every = [callback for callback in trainer.callbacks if isinstance(callback, PruneRegrow)]  # type: ignore[attr-defined]
+        if every[0] is not self:
+            return  # the first one speaks for all
+        masks = {name: mask for each in every for name, mask in each._masks.items()}
+        grown = {name: count for each in every for name, count in each._grown.items()}
+        active = {name: int(mask.sum()) for name, mask in masks.items()}
+        size = {name: mask.numel() for name, mask in masks.items()}
+        found = {f"topology/density/{_layer(name)}": active[name] / size[name] for name in masks}
+        found |= {f"topology/grown/{_layer(name)}": float(grown.get(name, 0)) for name in masks}
+        found["topology/density/all"] = sum(active.values()) / sum(size.values())
+        found["topology/grown/all"] = float(sum(grown.values()))
         pl_module.log_dict(found, sync_dist=trainer.world_size > 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Detach; the next fit begins with the rewiring that this one's last epoch is owed."""
-        self._epoch = -1
+        self._now = None if self.every_n_steps else -1
         self._detach()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -260,16 +362,18 @@ class PruneRegrow(Callback):
     @cached_property
     def state_key(self) -> str:  # Lightning asks for it at every hook of every step
         """Tells apart the states of several instances on different layers of one model."""
-        layers = sorted(self.density) if isinstance(self.density, Mapping) else ["*"]
-        return self._generate_state_key(layers=layers)
+        patterns = self.density if isinstance(self.density, Mapping) else self.include or ["*"]
+        return self._generate_state_key(layers=sorted(patterns))
 
     def state_dict(self) -> dict[str, Any]:
-        """Topologies, statistics and counters; a collective operation when training is distributed."""
+        """Masks, statistics and counters; a collective operation when training is distributed."""
         return {
-            "topologies": {name: topology.state_dict() for name, topology in self._topologies.items()},
+            "masks": {name: mask.clone() for name, mask in self._masks.items()},
             "statistics": {name: statistic.state_dict() for name, statistic in self._statistics.items()},
             "rewirings": self.rewirings,
-            "epoch": self._epoch,
+            "grown": dict(self._grown),
+            "due": dict(self._due),
+            "now": self._now,
             "learning_rate": self._learning_rate,
             "learning_rate_drops": self._learning_rate_drops,
         }
@@ -280,35 +384,62 @@ class PruneRegrow(Callback):
         Raises:
             ValueError: Its weights have other names or shapes than the model's.
         """
-        saved = {name: Topology(**state) for name, state in state_dict["topologies"].items()}
-        for name in self._topologies.keys() | saved.keys():
-            ours, theirs = (list(t[name].mask.shape) if name in t else None for t in (self._topologies, saved))
-            if self._topologies and ours != theirs:
+        saved = state_dict["masks"]
+        for name in self._masks.keys() | saved.keys():
+            ours, theirs = (list(masks[name].shape) if name in masks else None for masks in (self._masks, saved))
+            if self._masks and ours != theirs:
                 raise ValueError(f"Expected a checkpoint with {name!r} of shape {ours}, got {theirs}")
-        self._topologies = saved
+        self._masks = {name: mask.clone() for name, mask in saved.items()}
         for name, statistic in self._statistics.items():
             if name in state_dict["statistics"]:
                 statistic.load_state_dict(state_dict["statistics"][name])
         self.rewirings = state_dict["rewirings"]
-        self._epoch = state_dict["epoch"]
+        self._grown, self._due = dict(state_dict["grown"]), dict(state_dict["due"])
+        self._now = state_dict["now"]
         self._learning_rate = state_dict["learning_rate"]
         self._learning_rate_drops = state_dict["learning_rate_drops"]
 
-    # Within.
+    # Which weights, and how many connections of each.
 
-    def _targets(self, module: nn.Module) -> dict[str, tuple[nn.Linear, float]]:
-        """The layers to train sparse with their densities, by parameter name; a tied weight under its first name."""
-        linears = {f"{name}.weight": part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
-        names = [name for name, weight in module.named_parameters() if name in linears and weight.requires_grad]
-        if not names:
-            raise ValueError(f"Expected a model with Linear layers to train, got {type(module).__name__} without any")
-        for argument, value in (("density", self.density), ("prune_fraction", self.prune_fraction)):
-            for pattern in value if isinstance(value, Mapping) else ():
-                if not any(_matches(name, pattern) for name in names):
-                    layers = ", ".join(map(_layer, names))
-                    raise ValueError(f"Expected a Linear layer to match {pattern!r} in {argument}, got only {layers}")
-        densities = {name: _lookup(self.density, name, otherwise=None) for name in names}
-        return {name: (linears[name], density) for name, density in densities.items() if density is not None}
+    def _targets(self, module: nn.Module) -> dict[str, tuple[nn.Parameter, int]]:
+        """The weights to train sparse with their active connections, by parameter name; a tied one under its first."""
+        found = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+        layers = (part for part in module.modules() if isinstance(part, nn.Linear | _ConvNd))
+        own = {id(layer.weight) for layer in layers}
+        usual = [name for name, weight in found.items() if id(weight) in own]
+
+        def matches(argument: str, pattern: str) -> list[str]:
+            named = [name for name in usual if _matches(name, pattern)]
+            named = named or [name for name in found if _matches(name, pattern)]
+            if not named:
+                layers = ", ".join(map(_layer, usual)) or "none"
+                raise ValueError(f"Expected a layer to match {pattern!r} in {argument}, got only {layers}")
+            return named
+
+        by_pattern = self.density if isinstance(self.density, Mapping) else {}
+        included = self.include if self.include is not None else tuple(by_pattern)
+        argument = "include" if self.include is not None else "density"
+        chosen = {name for pattern in included for name in matches(argument, pattern)} if included else set(usual)
+        chosen -= {name for pattern in self.exclude for name in matches("exclude", pattern)}
+        if not chosen:
+            what = "trainable Linear or convolution layers"
+            raise ValueError(f"Expected a model with {what}, got {type(module).__name__} without any that are chosen")
+        for pattern in self.prune_fraction if isinstance(self.prune_fraction, Mapping) else ():
+            matches("prune_fraction", pattern)
+        groups: dict[str | None, list[str]] = {}
+        for name in found:
+            if name in chosen:
+                own_pattern = next((pattern for pattern in by_pattern if name in matches("density", pattern)), None)
+                groups.setdefault(own_pattern, []).append(name)
+        counts: dict[str, int] = {}
+        for group, names in groups.items():
+            density = by_pattern[group] if group is not None else self.density
+            if isinstance(density, float | int):  # a layer that no pattern of density matches stays dense
+                counts |= self.distribution({name: found[name].shape for name in names}, density)
+        for name, count in counts.items():
+            if count == 0:
+                raise ValueError(f"Expected a density that leaves {name!r} a connection, got {self.density}")
+        return {name: (found[name], counts[name]) for name in found if name in counts}
 
     def _claim(self, trainer: Trainer, module: LightningModule) -> None:
         """Sparsify the layers, unless another callback has them too."""
@@ -319,26 +450,44 @@ class PruneRegrow(Callback):
                     raise ValueError(f"Expected one PruneRegrow for each weight, got two for {', '.join(shared)}")
         self.sparsify(module)
 
-    def _first_mask(self, name: str, weight: Tensor, density: float) -> Tensor:
-        count, active = round(density * weight.numel()), weight != 0
-        if count == 0:
-            raise ValueError(f"Expected a density that leaves {name!r} a connection, got {density} of {weight.numel()}")
+    def _first_mask(self, name: str, weight: Tensor, count: int) -> Tensor:
+        active, generator = weight != 0, generator_for(self.seed, 0, name)
         found = int(active.sum())
-        generator = generator_for(self.seed, 0, name)
         if found <= count:
             return active | random_mask(weight.shape, count - found, generator, among=~active)
         if found < 0.99 * weight.numel():  # a dense initialisation has few zeros, and those by chance
             raise ValueError(
-                f"Expected weights of {name!r} that are dense or have at most density {density} ({count} of "
-                f"{weight.numel()} active), got {found} nonzero: another topology, which a mask would break"
+                f"Expected weights of {name!r} that are dense or have at most {count} of {weight.numel()} connections "
+                f"active, as the density asks for, got {found} nonzero: another topology, which a mask would break"
             )
         return random_mask(weight.shape, count, generator).to(weight.device)
 
-    def _restart(self) -> None:
-        self.rewirings, self._epoch = 0, None
-        self._learning_rate, self._learning_rate_drops = 0.0, 0
-        for statistic in self._statistics.values():
-            statistic.reset()
+    # When.
+
+    def _time(self, trainer: Trainer) -> int:
+        return trainer.global_step if self.every_n_steps else trainer.current_epoch
+
+    def _last_time(self, trainer: Trainer) -> float:
+        """The last epoch or step at which to rewire, infinite if nothing ends it."""
+        if isinstance(self.last, int):
+            return self.last
+        whole = trainer.estimated_stepping_batches if self.every_n_steps else trainer.max_epochs
+        end = math.inf if whole is None or whole == -1 else float(whole)
+        bounded = self.last is not None or self.schedule is not SCHEDULES["constant"]
+        if end == math.inf and (bounded or type(self).scheduled is not PruneRegrow.scheduled):
+            raise ValueError(
+                "Expected a Trainer with an end, as a schedule or a share for last ask for, got one without; "
+                f"say {'max_steps' if self.every_n_steps else 'max_epochs'}, or last as a number"
+            )
+        return end if self.last is None else self.last * end
+
+    def _factor(self, now: int) -> float:
+        span = self._end - self.first
+        progress = 0.0 if span in (0, math.inf) else min(max((now - self.first) / span, 0.0), 1.0)
+        factor = self.scheduled(progress)
+        if not 0 <= factor <= 1:
+            raise ValueError(f"Expected the schedule to give a factor in [0, 1], got {factor!r} at progress {progress}")
+        return factor
 
     def _count_learning_rate_drops(self, trainer: Trainer) -> None:
         if trainer.optimizers:
@@ -346,38 +495,163 @@ class PruneRegrow(Callback):
             self._learning_rate_drops += rate < self._learning_rate
             self._learning_rate = rate
 
-    def _enforcer(self, optimizer: Optimizer) -> Callable[..., None]:
-        """A hook that zeroes the inactive weights that `optimizer` has just moved."""
-        own = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
-        # Bytes multiply floats many times faster on CPUs than booleans do, and a view takes no memory.
-        pairs = [
-            (weight.detach(), self._topologies[name].mask.view(torch.uint8))
-            for name, weight in self._weights.items()
-            if id(weight) in own
-        ]
+    # The rewiring itself, and what follows from it.
 
-        def enforce(*_: Any) -> None:
+    def _announce(self, factor: float) -> None:
+        """A rewiring is due in every layer."""
+        self.rewirings += 1
+        fractions = {name: _lookup(self.prune_fraction, name, otherwise=0.0) for name in self._weights}
+        self._due = {name: factor * fraction for name, fraction in fractions.items()}
+
+    def _rewire(self, names: Collection[str], optimizers: Iterable[Optimizer]) -> None:
+        """Rewire those of these weights that are due."""
+        for name in [name for name in names if name in self._due]:
+            self._rewire_one(name, self._due.pop(name), list(optimizers))
+        if not self._due:
+            for statistic in self._statistics.values():
+                statistic.reset()
+
+    @torch.no_grad()
+    def _rewire_one(self, name: str, fraction: float, optimizers: Iterable[Optimizer]) -> None:
+        weight, mask = self._weights[name], self._masks[name]
+        generator = generator_for(self.seed, self.rewirings, name)
+        fraction = fraction if self.regrow else min(fraction, room(mask))
+        try:
+            dropped = self.prune_mask(name, weight, mask, fraction, generator)
+            scores = self.growth_scores(name, weight, mask, generator)
+            moved, grown = rewire(mask, dropped, scores, generator, self.regrow)
+        except ValueError as error:
+            raise ValueError(f"Rewiring {self.rewirings} of {name!r}: {error}") from error
+        changed = grown | (mask & ~moved)
+        mask.copy_(moved)  # in place, so that a view of it stays true
+        self._grown[name] = int(grown.sum())
+        weight.mul_(mask)
+        self._project([name])
+        for optimizer in optimizers if self.optimizer_state == "reset" else ():
+            for state in optimizer.state.get(weight, {}).values():
+                if isinstance(state, Tensor) and state.shape == weight.shape:
+                    state.masked_fill_(changed, 0)
+
+    @torch.no_grad()
+    def _project(self, names: Collection[str] | None = None) -> None:
+        """Bring averages of the weights, which remember connections long dropped, onto the masks."""
+        for average in self._averages:
+            for name in self._weights if names is None else names:
+                mask, weight = self._masks[name], average[id(self._weights[name])]
+                weight.mul_(mask.to(weight.device))
+
+    def _after_step(self, trainer: Trainer, optimizer: Optimizer) -> Callable[..., None]:
+        """A hook that zeroes the inactive weights that `optimizer` has just moved, and rewires where it was due."""
+        own = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+        weights = {name: weight for name, weight in self._weights.items() if id(weight) in own}
+        # Bytes multiply floats many times faster on CPUs than booleans do, and a view takes no memory.
+        pairs = [(weight.detach(), self._masks[name].view(torch.uint8)) for name, weight in weights.items()]
+
+        def after(*_: Any) -> None:
             for weight, active in pairs:
                 weight.mul_(active)
+            if self._due:
+                self._rewire([name for name, weight in weights.items() if weight.grad is not None], trainer.optimizers)
+                if not self._due:
+                    self._compare(trainer)
 
-        return enforce
+        return after
+
+    def _compare(self, trainer: Trainer) -> None:
+        """See that every process has the same masks.
+
+        Raises:
+            RuntimeError: One has others.
+        """
+        if trainer.world_size == 1 or not self._masks:
+            return
+        own = torch.tensor([fingerprint(mask) for mask in self._masks.values()], device=trainer.strategy.root_device)
+        every = trainer.strategy.all_gather(own)
+        differs = (every != every[0]).any(0).tolist()
+        if any(differs):
+            names = [name for name, other in zip(self._masks, differs, strict=True) if other]
+            raise RuntimeError(
+                f"Expected the same masks on every process, got different ones of {', '.join(names)}: scores must not "
+                "depend on the process, and randomness must come from the generator that is given"
+            )
+
+    def _shared_statistics(self) -> dict[str, Statistic]:
+        """What the criteria need, each kind once; those of one name become one."""
+        shared: dict[str, Statistic] = {}
+        for criterion in (self.growth, self.pruning):
+            if criterion is not None and criterion.statistics:
+                for name, statistic in criterion.statistics.items():
+                    if shared.setdefault(name, statistic) != statistic:
+                        raise ValueError(f"Expected growth and pruning to ask for the same {name}, got two that differ")
+                criterion.statistics = {name: shared[name] for name in criterion.statistics}
+        return shared
+
+    def _restart(self) -> None:
+        self.rewirings, self._now, self._grown, self._due = 0, None, {}, {}
+        self._learning_rate, self._learning_rate_drops = 0.0, 0
+        for statistic in self._statistics.values():
+            statistic.reset()
 
     def _detach(self) -> None:
         for statistic in self._statistics.values():
             statistic.detach()
         for handle in self._handles:
             handle.remove()
-        self._handles, self._weights = [], {}
+        self._handles, self._weights, self._averages = [], {}, []
+
+
+def _averages(trainer: Trainer, module: LightningModule) -> list[dict[int, nn.Parameter]]:
+    """The averaged weights that Lightning's callbacks keep, by the id of the weight that they average."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    averaging = [each for each in callbacks if isinstance(each, WeightAveraging | StochasticWeightAveraging)]
+    models = [each._average_model for each in averaging if each._average_model is not None]
+    weights = [id(weight) for weight in module.parameters()]
+    return [dict(zip(weights, model.parameters(), strict=True)) for model in models]
+
+
+def _only_averages(trainer: Trainer) -> bool:
+    """Whether this epoch only takes statistics of the averaged network, for its batch norm, and trains nothing."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return any(
+        isinstance(each, StochasticWeightAveraging) and trainer.current_epoch > each.swa_end for each in callbacks
+    )
 
 
 def _values(value: PerLayer) -> Iterable[float]:
     return value.values() if isinstance(value, Mapping) else (value,)
 
 
+def _expect(holds: bool, what: str, got: Any) -> None:
+    if not holds:
+        raise ValueError(f"Expected {what}, got {got!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def _named(argument: str, name: str, choices: Mapping[str, T]) -> T:
     if name not in choices:
         raise ValueError(f"Expected {argument} to be one of {', '.join(choices)}, got {name!r}")
     return choices[name]
+
+
+def _patterns(argument: str, patterns: str | Sequence[str]) -> tuple[str, ...]:
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    _expect(all(isinstance(pattern, str) for pattern in patterns), f"{argument} to be patterns", patterns)
+    return patterns
+
+
+def _shares(active: int, size: int) -> tuple[str, str, str]:
+    return f"{active:,}", f"{size:,}", f"{active / max(size, 1):.4f}"
+
+
+def _said(part: object, kind: str) -> str:
+    return type(part).__name__.removesuffix(kind)
 
 
 def _layer(name: str) -> str:

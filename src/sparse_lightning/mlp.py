@@ -190,14 +190,13 @@ class SparseMLP(LightningModule):
                 raise ValueError(f"Expected a checkpoint with {name} of shape {shapes[0]}, got {shapes[1]}")
         state = checkpoint.get("callbacks", {}).get(self.prune_regrow.state_key)
         if state:
-            masks = {name: topology["mask"] for name, topology in state["topologies"].items()}
-            for name, mask in masks.items():
+            for name, mask in state["masks"].items():
                 active = int(self.prune_regrow.masks.get(name, torch.ones_like(mask)).sum())
                 if active != int(mask.sum()):
                     raise ValueError(
                         f"Expected a checkpoint with {active} active connections of {name}, got {int(mask.sum())}"
                     )
-            self.prune_regrow.start_from(masks)
+            self.prune_regrow.start_from(state["masks"])
         first = self._trainer is None or self.trainer.is_global_zero
         self._sums = {
             stage: sums.clone() if first else 0 * sums for stage, sums in checkpoint.get("metrics", {}).items()

@@ -1,7 +1,7 @@
 """How a run's connections are spread over its units, and how fast they turn over: measured and recorded each epoch.
 
-What :class:`~sparse_lightning.PruneRegrow` logs by itself (density, exploration, survival of one pruning) says how much
-moved; this says where to, which is what a study of growth rules has to know.
+What :class:`~sparse_lightning.PruneRegrow` logs by itself, density and number grown, says how much moved; this says
+where to and for how long, which is what a study of growth rules has to know.
 """
 
 import io
@@ -20,7 +20,7 @@ from sparse_lightning.study.tensorboard import Board
 
 DEGREES = "connections.npz"
 SHOWN = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)  # epochs whose masks TensorBoard shows; and the last
-PRUNINGS = (2, 5)  # how many one pruning leaves, PruneRegrow logs by itself
+PRUNINGS = (1, 2, 5)  # after so many, how many of the connections grown are left
 
 
 def gini(counts: Tensor) -> float:
@@ -63,6 +63,7 @@ class Turnover:
         mask: The active connections of the last epoch seen.
         age: For each connection, how many prunings it has survived since it last grew; -1 where it is inactive, or
             has been there from the beginning.
+        explored: The connections that were ever active.
         grown: How many connections each rewiring grew, the latest last.
         overlap: Jaccard overlap of the last two masks, 1 where nothing moved; None while there was only one.
     """
@@ -70,6 +71,7 @@ class Turnover:
     def __init__(self, mask: Tensor) -> None:
         self.mask = mask.clone()
         self.age = torch.full(mask.shape, -1, dtype=torch.int16, device=mask.device)
+        self.explored = mask.clone()
         self.grown: list[int] = []
         self.overlap: float | None = None
 
@@ -81,6 +83,7 @@ class Turnover:
             self.age += (self.age >= 0).to(self.age.dtype)
             self.age[~mask] = -1
             self.age[new] = 0
+            self.explored |= mask
             self.grown = [*self.grown, int(new.sum())][-max(PRUNINGS) - 1 :]
             self.mask = mask.clone()
 
@@ -92,7 +95,8 @@ class Turnover:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, copied."""
-        return {"mask": self.mask.clone(), "age": self.age.clone(), "grown": self.grown, "overlap": self.overlap}
+        tensors = {"mask": self.mask.clone(), "age": self.age.clone(), "explored": self.explored.clone()}
+        return {**tensors, "grown": self.grown, "overlap": self.overlap}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
@@ -103,9 +107,10 @@ def measures(turnovers: Mapping[str, Turnover]) -> dict[str, float]:
     """What there is to say of some layers, ``{"<what>/<layer>": value}``, and under ``all`` of them together.
 
     gini_in, gini_out: Gini coefficient of the number of connections of each input unit and of each output unit, in
-    [0, 1); for all layers, the mean weighted by their connections. jaccard: overlap of the masks of this epoch and the
-    one before; for all layers, weighted likewise; absent in the first epoch. survived_2, survived_5: of the connections
-    grown 2, 5 prunings ago, the share never pruned since; absent until there were so many.
+    [0, 1); for all layers, the mean weighted by their connections. explored: share of all possible connections that
+    were ever active, the exploration rate of Liu et al. 2021 (ITOP). jaccard: overlap of the masks of this epoch and
+    the one before; for all layers, weighted likewise; absent in the first epoch. survived, survived_2, survived_5: of
+    the connections grown 1, 2, 5 prunings ago, the share never pruned since; absent until there were so many.
     """
     by_layer: dict[str, dict[str, float]] = {"gini_in": {}, "gini_out": {}, "jaccard": {}}
     for layer, turnover in turnovers.items():
@@ -119,10 +124,15 @@ def measures(turnovers: Mapping[str, Turnover]) -> dict[str, float]:
             weights = [max(int(turnovers[layer].mask.sum()), 1) for layer in values]
             values["all"] = float(np.average(list(values.values()), weights=weights))
         found |= {f"{what}/{layer}": value for layer, value in values.items()}
+    explored = {layer: int(turnover.explored.sum()) for layer, turnover in turnovers.items()}
+    sizes = {layer: turnover.mask.numel() for layer, turnover in turnovers.items()}
+    found |= {f"explored/{layer}": explored[layer] / sizes[layer] for layer in turnovers}
+    found["explored/all"] = sum(explored.values()) / sum(sizes.values())
     for prunings in PRUNINGS:
         counts = {layer: turnover.survivors(prunings) for layer, turnover in turnovers.items()}
         counts["all"] = (sum(pair[0] for pair in counts.values()), sum(pair[1] for pair in counts.values()))
-        found |= {f"survived_{prunings}/{layer}": left / grown for layer, (left, grown) in counts.items() if grown}
+        what = "survived" if prunings == 1 else f"survived_{prunings}"
+        found |= {f"{what}/{layer}": left / grown for layer, (left, grown) in counts.items() if grown}
     return found
 
 
