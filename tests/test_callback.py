@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from sparse_lightning import Growth, PruneRegrow
+from sparse_lightning import Growth, HebbianGrowth, PruneRegrow
 from sparse_lightning.masks import generator_for, random_mask
 
 NAMES = ("network.0.weight", "network.3.weight", "network.5.weight")
@@ -177,6 +177,63 @@ def test_grown_connections_start_at_zero_with_no_memory_in_the_optimizer(trainer
     assert grown.seen == 2 * len(NAMES)
 
 
+@pytest.mark.parametrize("optimizer", [SGD, Adam, AdamW])
+@pytest.mark.parametrize("choice", ["reset", "keep"])
+def test_the_optimizer_forgets_what_moved_or_keeps_it(trainer, model, net, data, optimizer, choice):
+    class Look(PruneRegrow):
+        """Compares the optimizer's state around each rewiring."""
+
+        def rewire_and_look(self, name: str, optimizer: torch.optim.Optimizer, move) -> None:
+            def moments() -> list[Tensor]:
+                state = optimizer.state[self._weights[name]].values()
+                return [value.clone() for value in state if isinstance(value, Tensor) and value.shape == mask.shape]
+
+            mask = self.masks[name]
+            old, before = mask.clone(), moments()
+            move()
+            changed = old ^ mask
+            for one, other in zip(before, moments(), strict=True):
+                assert one[~changed].equal(other[~changed])
+                assert one[changed].any()
+                assert other[changed].equal(one[changed]) if choice == "keep" else not other[changed].any()
+            self.looked = getattr(self, "looked", 0) + len(before)
+
+        def _rewire_one(self, name, fraction, optimizers):
+            self.rewire_and_look(name, optimizers[0], lambda: super(Look, self)._rewire_one(name, fraction, optimizers))
+
+    callback = Look(density=0.5, optimizer_state=choice)
+    trainer(max_epochs=3, callbacks=[callback]).fit(model(net, optimizer), data)
+    assert callback.looked == 2 * len(NAMES) * (1 if optimizer is SGD else 2)
+
+
+def test_growth_and_pruning_share_one_count_of_coactivation(trainer, model, net, data):
+    callback = PruneRegrow(density=0.5, growth="hebbian", pruning="hebbian")
+    assert callback.growth.coactivation is callback.pruning.coactivation
+    trainer(max_epochs=2, callbacks=[callback]).fit(model(net), data)
+    assert set(callback.growth.coactivation.samples.values()) == {20}
+    with pytest.raises(ValueError, match="Expected growth and pruning to ask for the same coactivation, got two"):
+        PruneRegrow(growth=HebbianGrowth(count_validation=True), pruning="hebbian")
+
+
+def test_gradient_growth_sees_the_gradient_of_the_step_just_taken(trainer, model, net, data):
+    class Look(PruneRegrow):
+        def growth_scores(self, name, weight, mask, generator):
+            scores = super().growth_scores(name, weight, mask, generator)
+            assert scores.equal(weight.grad.abs())
+            assert scores[~mask].any()
+            self.batches = [*getattr(self, "batches", []), (self.trainer.current_epoch, self.trainer.global_step)]
+            return scores
+
+        def setup(self, trainer, pl_module, stage):
+            super().setup(trainer, pl_module, stage)
+            self.trainer = trainer
+
+    callback = Look(density=0.5, growth="gradient")
+    trainer(max_epochs=3, callbacks=[callback]).fit(model(net), data)
+    assert callback.rewirings == 2
+    assert callback.batches == [(1, 3)] * 3 + [(2, 6)] * 3  # steps of an epoch are three; the fourth is in progress
+
+
 def test_biases_and_norms_stay_dense(trainer, model, net, data):
     trained = model(net)
     dense = {name: parameter != 0 for name, parameter in trained.named_parameters() if name not in NAMES}
@@ -193,6 +250,70 @@ def test_the_state_loads_in_a_model_that_knows_nothing_of_this(trainer, model, n
     inputs = torch.randn(5, 6)
     assert net.eval()(inputs).equal(trained.network.eval()(inputs))
     assert not any(model(net).get_parameter(name)[~mask].any() for name, mask in callback.masks.items())
+
+
+# Which weights.
+
+
+class Mixed(nn.Module):
+    """One of each kind of parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(6, 4)
+        self.conv, self.up = nn.Conv1d(4, 6, 3), nn.ConvTranspose1d(6, 4, 3)
+        self.norm = nn.LayerNorm(4)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.head = nn.Linear(4, 6, bias=False)
+
+
+USUAL = ["conv.weight", "up.weight", "attention.out_proj.weight", "head.weight"]
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, USUAL),
+        ({"include": "*"}, USUAL),
+        ({"include": ["conv", "head.weight"]}, ["conv.weight", "head.weight"]),
+        ({"include": "attention.*"}, ["attention.out_proj.weight"]),
+        ({"include": "*.in_proj_weight"}, ["attention.in_proj_weight"]),
+        ({"include": ["*", "*.in_proj_weight"]}, [*USUAL[:2], "attention.in_proj_weight", *USUAL[2:]]),
+        ({"include": "embedding"}, ["embedding.weight"]),
+        ({"include": "norm.bias"}, ["norm.bias"]),
+        ({"exclude": "attention.*"}, ["conv.weight", "up.weight", "head.weight"]),
+        ({"exclude": ["conv", "up.weight"]}, USUAL[2:]),
+        ({"density": {"head": 0.5, "*conv*": 0.25}}, ["conv.weight", "head.weight"]),
+        ({"density": {"head": 0.5, "*.in_proj_weight": 0.25}}, ["attention.in_proj_weight", "head.weight"]),
+        ({"density": {"*": 0.5}, "exclude": "head"}, USUAL[:3]),
+        ({"density": {"head": 0.5}, "include": "*"}, ["head.weight"]),
+    ],
+)
+def test_patterns_choose_the_weights(options, names):
+    network = Mixed()
+    dense = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    callback = PruneRegrow(**{"density": 0.5} | options)
+    callback.sparsify(network)
+    assert sorted(callback.masks) == sorted(names)
+    for name, weight in network.named_parameters():
+        assert weight.equal(dense[name] * callback.masks.get(name, 1))
+
+
+@pytest.mark.parametrize("argument", ["include", "exclude"])
+def test_a_pattern_that_matches_nothing_is_refused_by_name(argument):
+    callback = PruneRegrow(**{argument: ["head", "decoder.*"]})
+    with pytest.raises(ValueError, match=rf"match 'decoder\.\*' in {argument}, got only conv, up, attention\.out_proj"):
+        callback.sparsify(Mixed())
+
+
+def test_the_density_of_a_pattern_is_spread_over_what_it_matches():
+    callback = PruneRegrow(density={"conv": 0.5, "*": 0.1}, distribution="erk")
+    callback.sparsify(Mixed())
+    counts = {name: int(mask.sum()) for name, mask in callback.masks.items()}
+    assert counts["conv.weight"] == 36
+    assert sum(counts.values()) == 36 + round(0.1 * (72 + 16 + 24))
+    # Of the 11, in proportion to 6 + 4 + 3, 4 + 4 and 6 + 4: 4.6, 2.8 and 3.5.
+    assert [counts[name] for name in USUAL[1:]] == [5, 3, 3]
 
 
 # Which layers, and how much of each.

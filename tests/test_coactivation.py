@@ -1,4 +1,5 @@
 import copy
+import itertools
 import pickle
 from collections.abc import Callable
 
@@ -90,6 +91,105 @@ def test_it_equals_the_outer_product_of_every_sample(shape, dtype):
 def test_large_counts_are_exact_in_any_precision(dtype):
     ones = torch.ones(70_001, 2, dtype=dtype)  # bfloat16 has no whole numbers of its own beyond 256
     assert coactivation(ones, ones).tolist() == [[70_001] * 2] * 2
+
+
+CONVOLUTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "one dimension": (nn.Conv1d(3, 4, 3), (2, 3, 9)),
+    "two dimensions": (nn.Conv2d(3, 4, (3, 2)), (2, 3, 6, 5)),
+    "three dimensions": (nn.Conv3d(2, 3, 2), (2, 2, 3, 4, 3)),
+    "one by one": (nn.Conv2d(3, 4, 1), (2, 3, 4, 4)),
+    "stride and padding": (nn.Conv2d(3, 4, 3, stride=2, padding=1), (2, 3, 7, 6)),
+    "dilation": (nn.Conv2d(2, 4, 3, dilation=2, padding=(2, 1)), (2, 2, 7, 7)),
+    "groups": (nn.Conv2d(4, 6, 3, groups=2, padding=1), (2, 4, 5, 5)),
+    "depthwise": (nn.Conv2d(4, 4, 3, groups=4), (2, 4, 5, 5)),
+    "same": (nn.Conv2d(2, 3, (4, 3), padding="same"), (2, 2, 6, 5)),
+    "circular": (nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), (2, 2, 5, 5)),
+    "reflect": (nn.Conv1d(2, 3, 3, padding=2, padding_mode="reflect"), (2, 2, 7)),
+    "a single image": (nn.Conv2d(2, 3, 3), (2, 5, 5)),
+}
+TRANSPOSED: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "one dimension": (nn.ConvTranspose1d(3, 4, 3), (2, 3, 6)),
+    "stride and output padding": (nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1), (2, 3, 4, 5)),
+    "groups and dilation": (nn.ConvTranspose2d(4, 6, 2, groups=2, dilation=2), (2, 4, 4, 3)),
+    "three dimensions": (nn.ConvTranspose3d(2, 3, 2, stride=2), (1, 2, 2, 3, 2)),
+}
+
+
+def padded(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """The input with the layer's padding around it, written out."""
+    if layer.padding == "same":
+        before = [(d * (k - 1)) // 2 for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
+        after = [d * (k - 1) - b for k, d, b in zip(layer.kernel_size, layer.dilation, before, strict=True)]
+    else:
+        before = after = list(layer.padding)
+    around = [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair]
+    return F.pad(inputs, around, mode="constant" if layer.padding_mode == "zeros" else layer.padding_mode)
+
+
+def position_by_position(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:
+    """The slow and obvious way: at each place of the output, where each tap of the kernel looks."""
+    inputs, outputs = padded(layer, inputs.unsqueeze(0) if inputs.dim() == layer.weight.dim() - 1 else inputs), outputs
+    outputs = outputs.unsqueeze(0) if outputs.dim() < inputs.dim() else outputs
+    counts = torch.zeros(layer.weight.shape, dtype=torch.int32)
+    width_out, width_in = layer.out_channels // layer.groups, layer.in_channels // layer.groups
+    for sample, channel, *place in (outputs > 0).nonzero().tolist():
+        for tap in itertools.product(*map(range, layer.kernel_size)):
+            look = [p * s + t * d for p, s, t, d in zip(place, layer.stride, tap, layer.dilation, strict=True)]
+            for number in range(width_in):
+                value = inputs[(sample, channel // width_out * width_in + number, *look)]
+                counts[(channel, number, *tap)] += int(value > 0)
+    return counts
+
+
+def position_by_position_backwards(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:
+    """The same for a transposed convolution: at each place of the input, where each tap of the kernel writes."""
+    counts = torch.zeros(layer.weight.shape, dtype=torch.int32)
+    width_out, width_in = layer.out_channels // layer.groups, layer.in_channels // layer.groups
+    for sample, channel, *place in (inputs > 0).nonzero().tolist():
+        for tap in itertools.product(*map(range, layer.kernel_size)):
+            offsets = zip(place, layer.stride, tap, layer.dilation, layer.padding, strict=True)
+            write = [p * s + t * d - pad for p, s, t, d, pad in offsets]
+            if all(0 <= w < size for w, size in zip(write, outputs.shape[2:], strict=True)):
+                for number in range(width_out):
+                    value = outputs[(sample, channel // width_in * width_out + number, *write)]
+                    counts[(channel, number, *tap)] += int(value > 0)
+    return counts
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_a_convolution_counts_every_position(kind):
+    layer, shape = CONVOLUTIONS[kind]
+    inputs = torch.randn(shape)
+    outputs = layer(inputs)
+    counts = coactivation(inputs, outputs, layer)
+    assert counts.equal(position_by_position(layer, inputs, outputs))
+    assert counts.any()
+    assert not counts.eq(counts.max()).all()
+
+
+@pytest.mark.parametrize("kind", TRANSPOSED)
+def test_a_transposed_convolution_counts_every_position(kind):
+    layer, shape = TRANSPOSED[kind]
+    inputs = torch.randn(shape)
+    outputs = layer(inputs)
+    counts = coactivation(inputs, outputs, layer)
+    assert counts.equal(position_by_position_backwards(layer, inputs, outputs))
+    assert counts.any()
+
+
+def test_it_is_the_gradient_of_the_linear_map_at_activity():
+    layer = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+    inputs = torch.randn(2, 3, 6, 6)
+    outputs = layer(inputs)
+    (gradient,) = torch.autograd.grad(layer((inputs > 0).float()), layer.weight, (outputs > 0).float())
+    assert coactivation(inputs, outputs, layer).equal(gradient.int())
+
+
+def test_one_call_of_more_positions_than_a_float_counts_is_exact():
+    layer = nn.Conv2d(1, 1, 1)
+    ones = torch.ones(1, 1, 4097, 4096)
+    assert coactivation(ones, ones, layer).item() == 4097 * 4096
 
 
 def test_nothing_is_learned_through_it():
@@ -283,6 +383,87 @@ def test_counts_stay_exact_beyond_what_a_float_can_count():
         layer(torch.ones(samples, 1))
         statistic.count()
     assert statistic.total("0.weight").item() == statistic.samples["0.weight"] == 5 * 2**22 + 3
+
+
+def test_counts_go_on_beyond_what_32_bits_hold():
+    statistic = attached(nn.Sequential(nn.Linear(1, 1)))
+    name = "0.weight"
+    statistic.load_state_dict({"counts": {name: torch.tensor([[2**31 - 2]])}, "samples": {name: 2**31 - 2}})
+    network = nn.Sequential(nn.Linear(1, 1, bias=False))
+    network[0].weight.data.fill_(1.0)
+    statistic.attach(network, [name])
+    network(torch.ones(5, 1))
+    statistic.count()
+    assert statistic.total(name).item() == statistic.samples[name] == 2**31 + 3
+
+
+def test_a_network_of_convolutions_is_counted_after_norm_and_activation():
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 5, 3),
+        nn.Flatten(),
+    )
+    network.append(nn.Linear(20, 3))
+    twin, statistic = copy.deepcopy(network), Coactivation()
+    statistic.attach(network, ["0.weight", "4.weight", "6.weight"])
+    expected = {name: torch.zeros_like(network.get_parameter(name), dtype=torch.int32) for name in statistic.counts}
+    for _ in range(3):
+        values = [torch.randn(2, 1, 8, 8)]
+        for part in twin:
+            values.append(part(values[-1].clone()))
+        expected["0.weight"] += position_by_position(network[0], values[0], values[3])
+        expected["4.weight"] += position_by_position(network[4], values[4], values[5])
+        expected["6.weight"] += outer_products(values[6], values[7])
+        network(values[0])
+        statistic.count()
+    assert statistic.read_at == {"0.weight": "2", "4.weight": "4", "6.weight": "6"}
+    torch.testing.assert_close(statistic.counts, expected)
+
+
+def test_activity_is_read_where_it_was_told():
+    network = OneReLU()
+    statistic = Coactivation(read_at={"first": "norm", "second.weight": "second"})
+    statistic.attach(network, ["first.weight", "second.weight"])
+    first, second = torch.zeros(6, 6, dtype=torch.int32), torch.zeros(6, 6, dtype=torch.int32)
+    for _ in range(3):
+        inputs = torch.randn(7, 6)
+        twin = copy.deepcopy(network)
+        normed = twin.norm(twin.first(inputs))
+        first += outer_products(inputs, normed)
+        second += outer_products(normed.relu(), twin.second(normed.relu()))
+        network(inputs)
+        statistic.count()
+    torch.testing.assert_close(statistic.counts, {"first.weight": first, "second.weight": second})
+    assert statistic.read_at == {"first.weight": "norm", "second.weight": "second"}
+
+
+@pytest.mark.parametrize(
+    ("read_at", "message"),
+    [
+        ({"third": "norm"}, "Expected read_at to name layers that are sparse, got 'third'"),
+        ({"first": "nrom"}, "Expected read_at to name a module of the model for 'first', got 'nrom'"),
+    ],
+)
+def test_a_name_that_is_not_there_is_refused_before_training(read_at, message):
+    with pytest.raises(ValueError, match=message):
+        Coactivation(read_at=read_at).attach(OneReLU(), ["first.weight", "second.weight"])
+
+
+def test_a_module_of_other_units_is_refused_in_the_first_batch():
+    network = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
+    Coactivation(read_at={"0": "1"}).attach(network, ["0.weight", "1.weight"])
+    with pytest.raises(ValueError, match=r"Expected '1' to give the units of '0.weight', \[7, 5\], got \[7, 4\]"):
+        network(torch.randn(7, 6))
+
+
+@pytest.mark.parametrize("name", ["norm.weight", "attention.in_proj_weight", "attention.out_proj.weight"])
+def test_a_weight_that_no_called_layer_has_is_refused_before_training(name):
+    network = nn.ModuleDict({"norm": nn.LayerNorm(4), "attention": nn.MultiheadAttention(4, 2)})
+    with pytest.raises(ValueError, match=f"Expected '{name}' to be the weight of a Linear or a convolution that is"):
+        Coactivation().attach(network, [name])
 
 
 def test_several_passes_count_together():

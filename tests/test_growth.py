@@ -1,8 +1,17 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
-from sparse_lightning.growth import GROWTH, HebbianGrowth, RandomGrowth
+from sparse_lightning.growth import (
+    GROWTH,
+    GradientGrowth,
+    HebbianGrowth,
+    InverseHebbianGrowth,
+    MomentumGrowth,
+    RandomGrowth,
+)
 from sparse_lightning.masks import generator_for, rewire
 
 
@@ -74,3 +83,62 @@ def test_each_growth_has_statistics_of_its_own():
 def test_growths_are_known_by_name():
     assert isinstance(GROWTH["random"](), RandomGrowth)
     assert isinstance(GROWTH["hebbian"](), HebbianGrowth)
+
+
+def test_inverse_hebbian_scores_are_the_negative_counts():
+    layer = nn.Linear(2, 2, bias=False)
+    layer.weight.data = torch.tensor([[1.0, 0.0], [0.0, -1.0]])
+    growth = InverseHebbianGrowth()
+    watched(growth, layer, [[1.0, 2.0], [3.0, -1.0], [-1.0, -2.0]])
+    scores = growth.scores("weight", layer.weight, torch.zeros(2, 2, dtype=torch.bool), generator_for(0))
+    assert scores.tolist() == [[-2, -1], [-1, 0]]
+
+
+def test_gradient_growth_takes_the_connection_that_rigl_would():
+    # The loss (w x - y)^2 / 2 has gradient (w x - y) x: at w = (2, 0, 0, 0), x = (1, 2, 3, -1), y = 4 that is
+    # -2 x, of magnitudes 2, 4, 6, 2, where the first is active.
+    layer = nn.Linear(4, 1, bias=False)
+    layer.weight.data = torch.tensor([[2.0, 0.0, 0.0, 0.0]])
+    ((layer(torch.tensor([1.0, 2.0, 3.0, -1.0])) - 4) ** 2 / 2).sum().backward()
+    growth, mask = GradientGrowth(), layer.weight != 0
+    scores = growth.scores("weight", layer.weight, mask, generator_for(0))
+    assert scores.tolist() == [[2.0, 4.0, 6.0, 2.0]]
+    new, grown = rewire(mask, mask, scores, generator_for(0))
+    assert new.tolist() == grown.tolist() == [[False, False, True, False]]
+
+
+def test_gradient_growth_without_a_gradient_is_refused():
+    layer = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="Expected a gradient to grow by, got none"):
+        GradientGrowth().scores("weight", layer.weight, layer.weight > 0, generator_for(0))
+
+
+@pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, lr=0.1, momentum=0.9), torch.optim.Adam])
+def test_momentum_scores_are_the_running_mean_of_the_gradient(optimizer):
+    layer = nn.Linear(2, 1, bias=False)
+    trained = optimizer(layer.parameters())
+    growth = MomentumGrowth()
+    growth.statistics["momentum"].attach(layer, ["weight"], [trained])
+    mean = torch.zeros(1, 2)
+    keep, take = (0.9, 1.0) if isinstance(trained, torch.optim.SGD) else (0.9, 0.1)
+    for gradient in ([[1.0, -2.0]], [[-3.0, 4.0]], [[0.5, 8.0]]):
+        layer.weight.grad = torch.tensor(gradient)
+        trained.step()
+        mean = keep * mean + take * torch.tensor(gradient)
+    scores = growth.scores("weight", layer.weight, layer.weight > 0, generator_for(0))
+    torch.testing.assert_close(scores, mean.abs())
+
+
+@pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, lr=0.1), torch.optim.Adagrad])
+def test_an_optimizer_without_momentum_is_refused_before_training(optimizer):
+    layer = nn.Linear(2, 1)
+    with pytest.raises(ValueError, match="Expected an optimizer with momentum for 'weight' to grow by"):
+        MomentumGrowth().statistics["momentum"].attach(layer, ["weight"], [optimizer(layer.parameters())])
+
+
+def test_momentum_before_any_step_is_refused():
+    layer = nn.Linear(2, 1)
+    growth = MomentumGrowth()
+    growth.statistics["momentum"].attach(layer, ["weight"], [torch.optim.Adam(layer.parameters())])
+    with pytest.raises(ValueError, match="Expected momentum to grow by, got none"):
+        growth.scores("weight", layer.weight, layer.weight > 0, generator_for(0))

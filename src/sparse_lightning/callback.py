@@ -641,9 +641,10 @@ def _named(argument: str, name: str, choices: Mapping[str, T]) -> T:
 
 
 def _patterns(argument: str, patterns: str | Sequence[str]) -> tuple[str, ...]:
-    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    _expect(all(isinstance(pattern, str) for pattern in patterns), f"{argument} to be patterns", patterns)
-    return patterns
+    several = [patterns] if isinstance(patterns, str) else patterns
+    holds = isinstance(several, Sequence) and all(isinstance(pattern, str) for pattern in several)
+    _expect(holds, f"{argument} to be patterns", patterns)
+    return tuple(several)
 
 
 def _shares(active: int, size: int) -> tuple[str, str, str]:
