@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparse_lightning import PruneRegrow, SparseMLP
 from sparse_lightning.mnist import Batches, Order
+from sparse_lightning.presets import PRESETS
 
 small = partial(SparseMLP, input_size=6, num_classes=3, hidden_sizes=(8, 5), density=0.5)
 exactly = partial(torch.testing.assert_close, rtol=0, atol=0)
@@ -38,6 +39,16 @@ class Masks(Callback):
 # As it is built.
 
 NAMES = ("linear1", "linear2", "linear3", "output")
+
+
+@pytest.mark.parametrize("method", PRESETS)
+def test_a_method_by_name_is_its_preset(trainer, data, method):
+    mlp = small(method=method, prune_fraction=0.4, seed=7)
+    callback = mlp.prune_regrow
+    assert type(callback) is PRESETS[method]
+    assert (callback.density, callback.prune_fraction, callback.seed) == (0.5, 0.4, 7)
+    trainer(max_epochs=2).fit(mlp, data)
+    assert on_masks(mlp)
 
 
 def test_it_is_sparse_from_its_construction_on_to_the_last_connection():
@@ -107,6 +118,7 @@ def test_images_of_any_shape_give_a_logit_for_each_class(shape):
         ({"density": {"network.linear9": 0.5}}, r"match 'network.linear9' in density, got only network.linear1, "),
         ({"prune_fraction": 1.3}, r"Expected prune_fraction in \[0, 1\), got 1.3"),
         ({"hebbian_grow": "yes"}, "Expected hebbian_grow to be true, false or null, got 'yes'"),
+        ({"method": "SET"}, "Expected method to be null or one of set, rigl, snfs, hebbian, random, static, got 'SET'"),
         ({"optimizer": "RMSprop"}, "Expected optimizer to be one of SGD, Adam, AdamW, got 'RMSprop'"),
         ({"learning_rate": 0.0}, "Expected learning_rate above 0, got 0.0"),
         ({"learning_rate": "fast"}, "Expected learning_rate above 0, got 'fast'"),

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from sparse_lightning.callback import PruneRegrow
 from sparse_lightning.growth import HebbianGrowth, RandomGrowth
+from sparse_lightning.presets import PRESETS
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW")
 
@@ -33,6 +34,8 @@ class SparseMLP(LightningModule):
         density: Share of connections that are active, in (0, 1]; or by layer name. 1 is the dense network.
         prune_fraction: Share of the active connections replaced between epochs, in [0, 1); or by layer name.
         hebbian_grow: True grows by Hebbian coactivation, False at random, None never moves the topology.
+        method: A preset by name instead, in whose place `hebbian_grow` is not looked at: ``"set"``, ``"rigl"``,
+            ``"snfs"``, ``"hebbian"``, ``"random"`` or ``"static"``; see :mod:`sparse_lightning.presets`.
         optimizer: ``"SGD"``, ``"Adam"`` or ``"AdamW"``.
         learning_rate: Initial learning rate, above 0.
         momentum: Momentum of SGD, in [0, 1); the others do not use it.
@@ -62,6 +65,7 @@ class SparseMLP(LightningModule):
         density: float | Mapping[str, float] = 0.2,
         prune_fraction: float | Mapping[str, float] = 0.3,
         hebbian_grow: bool | None = True,
+        method: str | None = None,
         optimizer: str = "SGD",
         learning_rate: float = 0.1,
         momentum: float = 0.9,
@@ -83,6 +87,9 @@ class SparseMLP(LightningModule):
         _expect(
             "hebbian_grow to be true, false or null", hebbian_grow, lambda grow: grow is None or isinstance(grow, bool)
         )
+        _expect(
+            f"method to be null or one of {', '.join(PRESETS)}", method, lambda name: name is None or name in PRESETS
+        )
         _expect(f"optimizer to be one of {', '.join(OPTIMIZERS)}", optimizer, lambda name: name in OPTIMIZERS)
         _expect("learning_rate above 0", learning_rate, lambda rate: rate > 0)
         _expect("momentum in [0, 1)", momentum, lambda share: 0 <= share < 1)
@@ -97,14 +104,12 @@ class SparseMLP(LightningModule):
             hidden_sizes=hidden_sizes, lr_milestones=lr_milestones, density=density, prune_fraction=prune_fraction
         )
         self.network = _mlp(input_size, num_classes, hidden_sizes, batch_norm, dropout)
-        growth = HebbianGrowth(count_validation) if hebbian_grow else RandomGrowth()
-        self.prune_regrow = PruneRegrow(
-            density,
-            prune_fraction,
-            growth=None if hebbian_grow is None else growth,
-            seed=seed,
-            pruning_early_stop=pruning_early_stop,
-        )
+        common: dict[str, Any] = {"seed": seed, "pruning_early_stop": pruning_early_stop}
+        if method is None:
+            growth = HebbianGrowth(count_validation) if hebbian_grow else RandomGrowth()
+            common["growth"] = None if hebbian_grow is None else growth
+        kind = PRESETS[method] if method else PruneRegrow
+        self.prune_regrow = kind(density=density, prune_fraction=prune_fraction, **common)
         self._dense = density == 1
         if not self._dense:
             self.prune_regrow.sparsify(self)

@@ -12,7 +12,7 @@ from sparse_lightning.study.runs import OUTCOMES
 # Settings that may differ between runs of one arm: where a run is, and how it is run and watched.
 INCIDENTAL = ("output_dir", "ckpt_path", "data_dir", "threads", "enable_model_summary", "log_every_n_steps")
 GROWTH = {"true": "Hebbian growth", "false": "random growth", "null": "no growth"}
-_FIRST = ("false", "random", "null")  # levels that others are naturally compared with
+_FIRST = ("false", "static", "random", "null")  # levels that others are naturally compared with
 _ALONE = "all runs"
 
 
