@@ -38,17 +38,20 @@ def test_the_callback_works_on_a_model_that_is_not_ours(
     names: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     exec(CALLBACK, names)
-    assert capsys.readouterr().out == "hidden.weight 18 of 180 connections\nhead.weight 12 of 120 connections\n"
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1] == ["hidden.weight", "30x6", "18", "180", "0.1000", "SignedMagnitude", "Hebbian", "norm"]
+    assert lines[2] == ["head.weight", "4x30", "12", "120", "0.1000", "SignedMagnitude", "Hebbian", "head"]
     assert names["sparse"].rewirings == 9
 
 
 def test_subclasses_are_methods_of_their_own(names: dict[str, object], trainer: Callable[..., Trainer]) -> None:
     exec(CALLBACK + SUBCLASSES, names)
     assert max(len(part.strip().splitlines()) for part in SUBCLASSES.split("\n\n\n")) <= 10
-    for subclass, rewirings in (("GrowTheLonely", 5), ("EveryThirdEpoch", 1)):
+    for subclass, rewirings in (("GrowTheLonely", 5), ("HalfThenHold", 5), ("EveryThirdEpoch", 1)):
         sparse = names[subclass](density=0.1)
         trainer(max_epochs=6, callbacks=[sparse]).fit(TinyModel(), names["your_data"])
         assert sparse.rewirings == rewirings
     mask = torch.tensor([[True, True], [True, False]])
     full, lonely = names["GrowTheLonely"]().growth_scores("", torch.zeros(2, 2), mask, torch.Generator())
     assert (lonely > full).all()
+    assert [names["HalfThenHold"]().scheduled(progress) for progress in (0.0, 0.4, 0.6)] == [1.0, 1.0, 0.5]
