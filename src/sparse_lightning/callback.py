@@ -234,8 +234,8 @@ class PruneRegrow(Callback):
         rows = [("parameter", "shape", "active", "of", "density", "pruning", "growth", "activity read at")]
         for name, mask in self._masks.items():
             shape = "x".join(map(str, mask.shape))
-            rows.append((name, shape, *_shares(int(mask.sum()), mask.numel()), *criteria, read_at.get(name, "")))
-        active = sum(int(mask.sum()) for mask in self._masks.values())
+            rows.append((name, shape, *_shares(int(mask.count_nonzero()), mask.numel()), *criteria, read_at.get(name, "")))
+        active = sum(int(mask.count_nonzero()) for mask in self._masks.values())
         rows.append(("all", "", *_shares(active, sum(mask.numel() for mask in self._masks.values())), "", "", ""))
         return table(rows)
 
@@ -340,7 +340,7 @@ class PruneRegrow(Callback):
             return  # the first one speaks for all
         masks = {name: mask for each in every for name, mask in each._masks.items()}
         grown = {name: count for each in every for name, count in each._grown.items()}
-        active = {name: int(mask.sum()) for name, mask in masks.items()}
+        active = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
         size = {name: mask.numel() for name, mask in masks.items()}
         found = {f"topology/density/{_layer(name)}": active[name] / size[name] for name in masks}
         found |= {f"topology/grown/{_layer(name)}": float(grown.get(name, 0)) for name in masks}
@@ -452,7 +452,7 @@ class PruneRegrow(Callback):
 
     def _first_mask(self, name: str, weight: Tensor, count: int) -> Tensor:
         active, generator = weight != 0, generator_for(self.seed, 0, name)
-        found = int(active.sum())
+        found = int(active.count_nonzero())
         if found <= count:
             return active | random_mask(weight.shape, count - found, generator, among=~active)
         if found < 0.99 * weight.numel():  # a dense initialisation has few zeros, and those by chance
@@ -524,7 +524,7 @@ class PruneRegrow(Callback):
             raise ValueError(f"Rewiring {self.rewirings} of {name!r}: {error}") from error
         changed = grown | (mask & ~moved)
         mask.copy_(moved)  # in place, so that a view of it stays true
-        self._grown[name] = int(grown.sum())
+        self._grown[name] = int(grown.count_nonzero())
         weight.mul_(mask)
         self._project([name])
         for optimizer in optimizers if self.optimizer_state == "reset" else ():

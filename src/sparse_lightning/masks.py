@@ -53,20 +53,20 @@ def choose(scores: Tensor, count: int, among: Tensor, generator: torch.Generator
     >>> choose(scores, 2, among, generator_for("ties"))
     tensor([False, False,  True,  True])
     """
-    scores, candidates = scores.flatten(), among.flatten()
-    values = scores[candidates]
+    candidates = among.flatten().nonzero().squeeze(1)  # to gather by index is faster on CPUs than by mask
+    values = scores.flatten().index_select(0, candidates)
     if not 0 <= count <= len(values):
         raise ValueError(f"Expected a count from 0 to the {len(values)} candidates, got {count}")
-    if not values.isfinite().all():
+    if len(values) and not torch.stack(values.aminmax()).isfinite().all():  # of NaN, both are NaN
         raise ValueError("Expected finite scores, got NaN or infinity")
     if count == 0:
         return torch.zeros_like(among)
     threshold = values.kthvalue(len(values) - count + 1).values
-    chosen = candidates & (scores > threshold)
-    ties = (candidates & (scores == threshold)).nonzero().squeeze(1)
+    chosen = among & (scores > threshold)
+    ties = (among & (scores == threshold)).flatten().nonzero().squeeze(1)
     lot = torch.randperm(len(ties), generator=generator).to(ties.device)
-    chosen[ties[lot[: count - int(chosen.sum())]]] = True
-    return chosen.view(among.shape)
+    missing = count - int(chosen.count_nonzero())
+    return chosen.flatten().index_fill_(0, ties[lot[:missing]], True).view(among.shape)
 
 
 def random_mask(shape: Sequence[int], count: int, generator: torch.Generator, among: Tensor | None = None) -> Tensor:
@@ -88,7 +88,7 @@ def room(mask: Tensor) -> float:
     >>> room(torch.tensor([True, True, True, True, False]))
     0.25000000000000006
     """
-    active = int(mask.sum())
+    active = int(mask.count_nonzero())
     inactive = mask.numel() - active
     # A hair above the quotient, so that the part it makes is not one short.
     return math.nextafter(inactive / active, math.inf) if active and inactive else 0.0
@@ -120,7 +120,7 @@ def rewire(
     if (dropped & ~mask).any():
         raise ValueError("Expected only active connections to be dropped, got inactive ones among them")
     kept = mask & ~dropped
-    chosen = choose(scores, int(dropped.sum()), ~kept if regrow else ~mask, generator)
+    chosen = choose(scores, int(dropped.count_nonzero()), ~kept if regrow else ~mask, generator)
     return kept | chosen, chosen & ~mask
 
 

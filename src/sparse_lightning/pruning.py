@@ -54,7 +54,7 @@ def lowest(scores: Tensor, mask: Tensor, fraction: float, generator: torch.Gener
     >>> lowest(torch.tensor([3, 1, 2, 0]), torch.tensor([True, True, True, False]), 0.4, torch.Generator())
     tensor([False,  True, False, False])
     """
-    return choose(-scores, part(fraction, int(mask.sum())), mask, generator)
+    return choose(-scores, part(fraction, int(mask.count_nonzero())), mask, generator)
 
 
 def signed_magnitude(weight: Tensor, mask: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
