@@ -232,11 +232,12 @@ class PruneRegrow(Callback):
             read_at |= statistic.read_at if isinstance(statistic, Coactivation) else {}
         criteria = (_said(self.pruning, "Pruning"), _said(self.growth, "Growth") if self.growth else "none")
         rows = [("parameter", "shape", "active", "of", "density", "pruning", "growth", "activity read at")]
+        counts = {name: (int(mask.count_nonzero()), mask.numel()) for name, mask in self._masks.items()}
         for name, mask in self._masks.items():
             shape = "x".join(map(str, mask.shape))
-            rows.append((name, shape, *_shares(int(mask.count_nonzero()), mask.numel()), *criteria, read_at.get(name, "")))
-        active = sum(int(mask.count_nonzero()) for mask in self._masks.values())
-        rows.append(("all", "", *_shares(active, sum(mask.numel() for mask in self._masks.values())), "", "", ""))
+            rows.append((name, shape, *_shares(*counts[name]), *criteria, read_at.get(name, "")))
+        active, size = (sum(column) for column in zip((0, 0), *counts.values(), strict=True))
+        rows.append(("all", "", *_shares(active, size), "", "", ""))
         return table(rows)
 
     def sparsify(self, module: nn.Module) -> None:
@@ -293,20 +294,21 @@ class PruneRegrow(Callback):
             self._claim(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See that the weights, a checkpoint's perhaps, are on the masks."""
+        """See that the weights, a checkpoint's perhaps, are on the masks, and averages of them too."""
         self._claim(trainer, pl_module)
+        self._detach()
+        self._weights = {name: weight for name, (weight, _) in self._targets(pl_module).items()}
+        self._averages = _averages(trainer, pl_module)
+        self._project(self._weights)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach to the optimizers and to what the criteria watch."""
-        self._detach()
         self._end = self._last_time(trainer)
-        self._weights = {name: weight for name, (weight, _) in self._targets(pl_module).items()}
         for statistic in self._statistics.values():
             statistic.attach(pl_module, list(self._weights), trainer.optimizers)
         for optimizer in trainer.optimizers:
             self._handles.append(optimizer.register_step_post_hook(self._after_step(trainer, optimizer)))
-        self._averages = _averages(trainer, pl_module)
-        self._project()
+        self._project(self._weights)
         self._compare(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -533,10 +535,10 @@ class PruneRegrow(Callback):
                     state.masked_fill_(changed, 0)
 
     @torch.no_grad()
-    def _project(self, names: Collection[str] | None = None) -> None:
-        """Bring averages of the weights, which remember connections long dropped, onto the masks."""
+    def _project(self, names: Collection[str]) -> None:
+        """Bring averages of these weights, which remember connections long dropped, onto the masks."""
         for average in self._averages:
-            for name in self._weights if names is None else names:
+            for name in names:
                 mask, weight = self._masks[name], average[id(self._weights[name])]
                 weight.mul_(mask.to(weight.device))
 
