@@ -205,12 +205,13 @@ class Coactivation:
         Raises:
             RuntimeError: Its layer has not run since the last reset, so there is nothing to go by.
         """
-        if not self.samples[name]:
+        counts = self._counts[name]
+        if not _summed(counts.new_tensor(self.samples[name], dtype=torch.int64)):
             raise RuntimeError(
                 f"Expected the layer of {name!r} to have been called in training, but no call was seen: coactivation "
                 "is counted where a layer is called as a module. To leave it out, exclude it"
             )
-        return _summed(self._counts[name])
+        return _summed(counts)
 
     def state_dict(self) -> dict[str, Any]:
         """Counts and samples by parameter name; a collective operation when training is distributed."""

@@ -1,0 +1,84 @@
+"""What each of two processes runs in test_distributed.py; it leaves what it found in a file of its own."""
+
+import copy
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import Model
+from lightning.pytorch import Trainer
+from test_living import SGD, convolutional, resnet
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from sparse_lightning import PruneRegrow
+
+
+def trainer(processes: int = 2, **options: Any) -> Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    devices = {"accelerator": "cpu", "devices": processes, "strategy": "ddp" if processes > 1 else "auto"}
+    return Trainer(**quiet | devices | {"logger": False, "num_sanity_val_steps": 0} | options)
+
+
+def loader(inputs: Tensor) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(inputs, torch.zeros(len(inputs))), batch_size=4)
+
+
+def fit(network: nn.Module, callback: PruneRegrow, data: Any, epochs: int, **options: Any) -> dict[str, Any]:
+    """Train a copy, and say what this process has in the end."""
+    trained, save = Model(copy.deepcopy(network), SGD), options.pop("save", None)
+    run = trainer(max_epochs=epochs, callbacks=[callback])
+    run.fit(trained, data, **options)
+    if save:
+        run.save_checkpoint(save)
+    return {"weights": trained.state_dict(), "callback": callback.state_dict()}
+
+
+class ByRank(PruneRegrow):
+    """Wrong: every process grows connections of its own."""
+
+    def growth_scores(self, name: str, weight: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.rand(weight.shape, generator=torch.Generator().manual_seed(torch.distributed.get_rank()))
+
+
+def agreeing(folder: Path) -> dict[str, Any]:
+    """Every kind of growth, a residual network, and a run continued."""
+    torch.manual_seed(0)
+    data, images = loader(torch.randn(24, 6)), loader(torch.randn(8, 1, 28, 28))
+    network, found = convolutional(), {}
+    for growth in ("random", "hebbian", "gradient", "momentum"):
+        found[growth] = fit(network, PruneRegrow(density=0.5, growth=growth), data, 4)
+    found["resnet"] = fit(resnet(), PruneRegrow(density=0.3, growth="hebbian"), images, 2)
+    fit(network, PruneRegrow(density=0.5, growth="hebbian"), data, 2, save=folder / "two.ckpt")
+    callback = PruneRegrow(density=0.5, growth="hebbian")
+    found["continued"] = fit(network, callback, data, 4, ckpt_path=folder / "two.ckpt")
+    return found | {"still": still()}
+
+
+def still(processes: int = 2) -> dict[str, Any]:
+    """What is counted where nothing is learned, so that it does not matter which process sees which sample."""
+    torch.manual_seed(0)
+    data, network = loader(torch.randn(24, 6)), nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    callback = PruneRegrow(density=0.5, growth="hebbian")
+    model = Model(network, lambda weights: SGD(weights, lr=0.0))
+    trainer(processes, max_epochs=1, callbacks=[callback]).fit(model, data)
+    return {"samples": dict(callback.growth.coactivation.samples), "callback": callback.state_dict()}
+
+
+def apart(folder: Path) -> dict[str, Any]:
+    """A rule that differs between the processes."""
+    try:
+        fit(convolutional(), ByRank(density=0.5), loader(torch.randn(24, 6)), 3)
+    except RuntimeError as error:
+        return {"error": str(error)}
+    return {"error": None}
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    case, folder = sys.argv[1], Path(sys.argv[2])
+    found = {"agreeing": agreeing, "apart": apart}[case](folder)
+    torch.save(found, folder / f"{case}-{torch.distributed.get_rank()}.pt")

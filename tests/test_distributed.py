@@ -1,0 +1,61 @@
+"""Training on two processes: the same masks on each, statistics of both, and no silent divergence."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import distributed
+import pytest
+import torch
+
+SCRIPT = Path(__file__).with_name("distributed.py")
+
+
+def run(case: str, folder: Path) -> list[dict[str, Any]]:
+    """What each of the two processes found."""
+    done = subprocess.run([sys.executable, SCRIPT, case, folder], capture_output=True, text=True, check=False)
+    found = [folder / f"{case}-{rank}.pt" for rank in range(2)]
+    assert all(path.exists() for path in found), done.stderr
+    return [torch.load(path, weights_only=True) for path in found]
+
+
+@pytest.fixture(scope="module")
+def agreeing(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return run("agreeing", tmp_path_factory.mktemp("agreeing"))
+
+
+@pytest.mark.parametrize("growth", ["random", "hebbian", "gradient", "momentum", "resnet"])
+def test_masks_weights_and_statistics_are_the_same_on_every_process(agreeing, growth):
+    one, other = (found[growth] for found in agreeing)
+    torch.testing.assert_close(other["callback"], one["callback"], rtol=0, atol=0)
+    assert one["callback"]["rewirings"] == (1 if growth == "resnet" else 3)
+    assert sum(one["callback"]["grown"].values()) > 0
+    for name, mask in one["callback"]["masks"].items():
+        for found in (one, other):
+            assert not found["weights"][name][~mask].any()
+        assert one["weights"][name].equal(other["weights"][name])
+
+
+def test_a_run_on_two_processes_continues_to_the_bit(agreeing):
+    for found in agreeing:
+        torch.testing.assert_close(found["continued"], found["hebbian"], rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:You defined a `validation_step`", "ignore:The 'train_dataloader' does not have many"
+)
+def test_two_processes_together_count_what_one_alone_would(agreeing):
+    alone, (first, second) = distributed.still(processes=1), (found["still"] for found in agreeing)
+    assert set(alone["samples"].values()) == {24}
+    assert set(first["samples"].values()) == set(second["samples"].values()) == {12}
+    assert first["callback"]["statistics"]["coactivation"]["samples"] == alone["samples"]
+    counts = [found["callback"]["statistics"]["coactivation"]["counts"] for found in (alone, first, second)]
+    assert any(count.any() for count in counts[0].values())
+    for name, count in counts[0].items():
+        assert all(count.equal(other[name].to(count.dtype)) for other in counts[1:])
+
+
+def test_a_rule_that_differs_between_processes_stops_all_of_them_with_the_layers_named(tmp_path):
+    for found in run("apart", tmp_path):
+        assert found["error"].startswith("Expected the same masks on every process, got different ones of network.")
