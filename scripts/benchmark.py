@@ -1,8 +1,15 @@
-"""Times an epoch of sparse_lightning against the same training in a hand-written loop and in Lightning as usual.
+"""Measures sparse_lightning, each row beside what it is compared to in the same run.
 
-Every contender trains the experiment's network on the experiment's data, validates it on the test images in each epoch
-and rewires it after. They take turns in one process and on one thread, so that what slows the machine slows them all,
-and a ratio is always of two fits of the same round.
+epoch     an epoch of each arm against the same training in a hand-written loop, and in Lightning as usually written
+tracking  what it costs to track coactivation: the Hebbian arm against the random one
+rewire    one rewiring of a layer of 10^5 to 10^8 connections against one topk of that size
+startup   from the command to the end of its first training step, against importing the libraries alone
+logging   an epoch with all that a run records against one without, in processor time
+study     a study's time on one process and on two, and what share of it was training
+memory    a run's peak, against importing the libraries alone; the callback's bytes a connection
+
+Rows take turns, round by round, in one process and on one thread, so that what slows the machine slows them all; a
+ratio is always of two measurements of the same round.
 """
 
 import argparse
@@ -14,12 +21,13 @@ import logging
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -36,50 +44,44 @@ from torchvision import transforms
 from torchvision.datasets import MNIST
 from tqdm import tqdm
 
-from sparse_lightning import MNISTDataModule, SparseMLP
+from sparse_lightning import MNISTDataModule, PruneRegrow, SparseMLP
 from sparse_lightning.mnist import MNIST_MEAN, MNIST_STD, PACKAGED
 from sparse_lightning.study.connections import Connections
-from sparse_lightning.study.record import MetricsCSV, recorders
+from sparse_lightning.study.record import MetricsCSV, read_metrics, recorders
 from sparse_lightning.study.run import NoProfiler
 from sparse_lightning.study.tensorboard import Board
 
-ARMS = {"hebbian": True, "random": False, "static": None}
+ARMS: dict[str, dict[str, Any]] = {
+    "hebbian": {"hebbian_grow": True},
+    "random": {"hebbian_grow": False},
+    "static": {"hebbian_grow": None},
+    "dense": {"hebbian_grow": None, "density": 1},
+}
 SIZES = (784, 100, 100, 100, 10)
 DENSITY, PRUNE_FRACTION, BATCH_SIZE = 0.2, 0.3, 128
+TRAIN = Path(__file__).with_name("train.py")
+ONE_STEP = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1")
+IMPORTS = "import torch, torchvision, lightning.pytorch, hydra, omegaconf"
 
 
-@dataclass(frozen=True)
-class Fit:
-    """What one fit took and learned: the time, in seconds, at each epoch's end, and the last validation accuracy."""
-
-    ends: list[float]
-    val_acc: float
-
-    @property
-    def seconds(self) -> float:
-        """Mean seconds from one epoch's end to the next one's, so that the first epoch is left out and nothing else."""
-        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
-    """A row of the table.
+    """Something to measure.
 
     Attributes:
-        contender: Who trains.
-        arm: One of `ARMS`.
-        fit: Trains once, given the arm, the number of epochs, a seed, and a folder that has MNIST and room for logs.
+        part: The part of the benchmark that it belongs to.
+        name: What is measured.
+        measure: Measures once, given the number of the round and a folder that has MNIST and room for logs; returns
+            quantities by unit, of which the first is the one that is compared.
         rounds: How many rounds it takes part in, from the first one on.
-        epochs: How many epochs each of its fits has, at least 2.
-        against: The row that it is compared to, which takes part in as many rounds or more.
+        against: Rows that it is compared to, which take part in as many rounds or more.
     """
 
-    contender: str
-    arm: str
-    fit: Callable[[str, int, int, Path], Fit]
+    part: str
+    name: str
+    measure: Callable[[int, Path], dict[str, float]]
     rounds: int
-    epochs: int
-    against: "Row | None" = None
+    against: tuple["Row", ...] = ()
 
 
 # The contenders.
@@ -95,13 +97,14 @@ class _HandMade(nn.Sequential):
         self.weights = [stage[0].weight for stage in self]
         self.masks = [torch.zeros_like(weight) for weight in self.weights]  # floats multiply faster than booleans
         self.counts = [torch.zeros_like(weight) for weight in self.weights]
+        density = 1 if arm == "dense" else DENSITY
         for weight, mask in zip(self.weights, self.masks, strict=True):
-            mask.view(-1)[torch.randperm(mask.numel())[: round(DENSITY * mask.numel())]] = 1
+            mask.view(-1)[torch.randperm(mask.numel())[: round(density * mask.numel())]] = 1
             weight.detach().mul_(mask)
 
     @torch.no_grad()
     def rewire(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.arm == "static":
+        if self.arm in ("static", "dense"):
             return
         for weight, mask, count in zip(self.weights, self.masks, self.counts, strict=True):
             scores = count if self.arm == "hebbian" else torch.rand_like(weight)
@@ -118,13 +121,13 @@ class _HandMade(nn.Sequential):
             count.zero_()
 
 
-def plain_loop(arm: str, epochs: int, seed: int, folder: Path) -> Fit:
+def plain_loop(arm: str, epochs: int, seed: int, folder: Path) -> dict[str, float]:
     """PyTorch alone, as fast as it can be and still be read."""
     torch.manual_seed(seed)
     (images, labels), (val_images, val_labels) = (_in_memory(MNIST(folder, train)) for train in (True, False))
     network = _HandMade(arm)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
-    ends = []
+    clock = _Clock()
     for epoch in range(epochs):
         if epoch > 0:
             network.rewire(optimizer)
@@ -139,7 +142,8 @@ def plain_loop(arm: str, epochs: int, seed: int, folder: Path) -> Fit:
             loss.backward()
             optimizer.step()
             with torch.no_grad():
-                torch._foreach_mul_(network.weights, network.masks)
+                if arm != "dense":
+                    torch._foreach_mul_(network.weights, network.masks)
                 if arm == "hebbian":
                     # Several times faster than a comparison made into floats.
                     active = [value.sign().clamp_(min=0) for value in values]
@@ -154,21 +158,27 @@ def plain_loop(arm: str, epochs: int, seed: int, folder: Path) -> Fit:
                 logits = network(inputs)
                 val_loss_sum += F.cross_entropy(logits, targets, reduction="sum")
                 val_correct += (logits.argmax(1) == targets).sum()
-        ends.append(time.perf_counter())
-    return Fit(ends, val_correct.item() / len(val_labels))
+        clock.on_train_epoch_end()
+    return clock.found(val_correct.item() / len(val_labels))
 
 
-def sparse_lightning(arm: str, epochs: int, seed: int, folder: Path) -> Fit:
+def sparse_lightning(arm: str, epochs: int, seed: int, folder: Path, records: bool = True) -> dict[str, float]:
     """This library with all that `scripts/train.py` puts around a run: its record, both loggers and the bar."""
     torch.manual_seed(seed)
     home = Path(tempfile.mkdtemp(dir=folder))  # a run's record is in a folder of its own
-    callbacks = [Connections(home), *recorders(home, config=""), TQDMProgressBar(refresh_rate=20)]
+    callbacks = [
+        *recorders(home, config=""),
+        TQDMProgressBar(refresh_rate=20),
+        *([Connections(home)] if records else []),
+    ]
+    loggers = [MetricsCSV(home), Board(home)] if records else False
     options = {"callbacks": callbacks, "profiler": NoProfiler(), "num_sanity_val_steps": 0}
-    model = SparseMLP(hebbian_grow=ARMS[arm], seed=seed)
-    return _lightning_fit(model, epochs, home, [MetricsCSV(home), Board(home)], MNISTDataModule(seed=seed), **options)
+    return _lightning_fit(
+        SparseMLP(**ARMS[arm], seed=seed), epochs, home, loggers, MNISTDataModule(seed=seed), **options
+    )
 
 
-def usual_lightning(arm: str, epochs: int, seed: int, folder: Path) -> Fit:
+def usual_lightning(arm: str, epochs: int, seed: int, folder: Path) -> dict[str, float]:
     """Lightning as its tutorials have it, all defaults."""
     torch.manual_seed(seed)
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MNIST_MEAN, MNIST_STD)])
@@ -212,102 +222,315 @@ class _UsualModule(LightningModule):
         self.log("val_acc", self.val_acc, prog_bar=True)
 
     def on_train_batch_end(self, *_: Any) -> None:
-        for weight, mask in zip(self.network.weights, self.network.masks, strict=True):
-            weight.data.mul_(mask)
+        if self.network.arm != "dense":
+            for weight, mask in zip(self.network.weights, self.network.masks, strict=True):
+                weight.data.mul_(mask)
 
     def on_train_epoch_end(self) -> None:
         self.network.rewire(self.trainer.optimizers[0])
 
 
 class _Clock(Callback):
+    """Notes when each epoch ends: validation is over, its checkpoint and rewiring come before the next one's end."""
+
     def __init__(self) -> None:
-        self.ends: list[float] = []
+        self.wall: list[float] = []
+        self.processor: list[float] = []
 
     def on_train_epoch_end(self, *_: Any) -> None:
-        # Validation is over; the checkpoint and the rewiring of this epoch come before the next one's end.
-        self.ends.append(time.perf_counter())
+        self.wall.append(time.perf_counter())
+        self.processor.append(time.process_time())
+
+    def found(self, val_acc: float) -> dict[str, float]:
+        """Means from the first epoch's end to the last one's, so that the first epoch is left out and nothing else."""
+        epochs = len(self.wall) - 1
+        seconds, processor = (times[-1] - times[0] for times in (self.wall, self.processor))
+        return {"seconds per epoch": seconds / epochs, "processor seconds": processor / epochs, "val_acc": val_acc}
 
 
 def _lightning_fit(
     model: LightningModule, epochs: int, folder: Path, logger: Any, *data: Any, callbacks: Any = (), **options: Any
-) -> Fit:
+) -> dict[str, float]:
     clock = _Clock()
     options |= {"accelerator": "cpu", "logger": logger, "default_root_dir": folder}
     trainer = Trainer(max_epochs=epochs, callbacks=[clock, *callbacks], **options)
     trainer.fit(model, *data)
-    return Fit(clock.ends, trainer.callback_metrics["val_acc"].item())
+    return clock.found(trainer.callback_metrics["val_acc"].item())
 
 
 def _in_memory(dataset: MNIST) -> tuple[Tensor, Tensor]:
     return dataset.data.flatten(1).float().div_(255).sub_(MNIST_MEAN).div_(MNIST_STD), dataset.targets
 
 
-# The measurement.
+# The parts.
 
 
-def choose_rows(rounds: int, epochs: int, usual_rounds: int, usual_arms: Sequence[str] = tuple(ARMS)) -> list[Row]:
+def epoch_rows(rounds: int, epochs: int, usual_rounds: int, usual_arms: Sequence[str] = tuple(ARMS)) -> list[Row]:
     """The plain loop and this library on each arm, and usual Lightning, which is slow, in as little as is asked for."""
-    rows = []
-    for arm in ARMS:
-        plain = Row("plain loop", arm, plain_loop, rounds, epochs)
-        ours = Row("sparse_lightning", arm, sparse_lightning, rounds, epochs, against=plain)
-        rows += [plain, ours]
+    rows, ours = [], {}
+
+    def row(contender: Callable[..., dict[str, float]], arm: str, epochs: int, rounds: int, *against: Row) -> Row:
+        name = f"{contender.__name__.replace('_', ' ' if contender is not sparse_lightning else '_')}, {arm}"
+        return Row("epoch", name, lambda seed, folder: contender(arm, epochs, seed, folder), rounds, against)
+
+    for arm in reversed(ARMS):  # random before hebbian, which is compared to it
+        plain = row(plain_loop, arm, epochs, rounds)
+        tracking = (ours["random"],) if arm == "hebbian" else ()
+        ours[arm] = row(sparse_lightning, arm, epochs, rounds, plain, *tracking)
+        rows += [plain, ours[arm]]
         if usual_rounds and arm in usual_arms:
-            rows.append(Row("usual Lightning", arm, usual_lightning, min(rounds, usual_rounds), 2, against=ours))
+            rows.append(row(usual_lightning, arm, 2, min(rounds, usual_rounds), ours[arm]))
     return rows
 
 
-def measure(rows: Sequence[Row]) -> dict[Row, list[Fit]]:
-    """The fits of each row, round by round; each round begins with another row."""
+def rewire_rows(rounds: int, largest: int) -> list[Row]:
+    """One Linear layer of each size, from 10^5 connections up: one topk, and one rewiring of each arm."""
+    rows = []
+    for power in range(5, largest + 1):
+        size = 10**power
+
+        def topk(seed: int, folder: Path, size: int = size) -> dict[str, float]:
+            scores, replaced = torch.rand(size), round(DENSITY * PRUNE_FRACTION * size)
+            return {"milliseconds": _milliseconds(lambda: scores.topk(replaced))}
+
+        def rewiring(seed: int, folder: Path, size: int = size, growth: str = "random") -> dict[str, float]:
+            return {"milliseconds": _rewiring(size, growth, seed)}
+
+        base = Row("rewire", f"topk, 10^{power}", topk, rounds)
+        arms = {growth: partial(rewiring, growth=growth) for growth in ("random", "hebbian")}
+        rows += [base, *(Row("rewire", f"{arm}, 10^{power}", work, rounds, (base,)) for arm, work in arms.items())]
+    return rows
+
+
+class _OneLayer(LightningModule):
+    """A Linear layer that is trained for two epochs of a step, so that it is rewired in between."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1000, size // 1000, bias=False)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return self.layer(batch).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+class _Timed(PruneRegrow):
+    """Notes how long a rewiring takes, the choice, the mask, the weights and the optimizer's state together."""
+
+    milliseconds = 0.0
+
+    def _rewire(self, *args: Any) -> None:
+        self.milliseconds = _milliseconds(lambda: super(_Timed, self)._rewire(*args))
+
+
+def _rewiring(size: int, growth: str, seed: int) -> float:
+    callback = _Timed(DENSITY, PRUNE_FRACTION, growth, seed=seed)
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = Trainer(max_epochs=2, accelerator="cpu", callbacks=[callback], **quiet)
+    trainer.fit(_OneLayer(size), DataLoader(torch.randn(8, 1000), batch_size=8))
+    return callback.milliseconds
+
+
+def _milliseconds(work: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - begun)
+
+
+def startup_rows(rounds: int) -> list[Row]:
+    """The command for a run of one step, start to end, and the imports that it cannot do without."""
+
+    def imports(seed: int, folder: Path) -> dict[str, float]:
+        return {"seconds": _process([sys.executable, "-c", IMPORTS])[0]}
+
+    def command(seed: int, folder: Path) -> dict[str, float]:
+        return {"seconds": _train(folder, *ONE_STEP)[0]}
+
+    base = Row("startup", "imports", imports, rounds)
+    return [base, Row("startup", "train.py, one step", command, rounds, (base,))]
+
+
+def logging_rows(rounds: int, epochs: int) -> list[Row]:
+    """The same fits with and without loggers and the record of connections, by the processor's time."""
+
+    def fit(seed: int, folder: Path, records: bool) -> dict[str, float]:
+        found = sparse_lightning("hebbian", epochs, seed, folder, records)
+        return {"processor seconds": found["processor seconds"]}
+
+    base = Row("logging", "off", partial(fit, records=False), rounds)
+    return [base, Row("logging", "on", partial(fit, records=True), rounds, (base,))]
+
+
+def study_rows(rounds: int, processes: Sequence[int], *sweep: str) -> list[Row]:
+    """A study through the command line, on so many processes."""
+
+    def study(seed: int, folder: Path, processes: int) -> dict[str, float]:
+        home = Path(tempfile.mkdtemp(dir=folder)) / "study"
+        seconds = _process(
+            [sys.executable, TRAIN, "-m", *sweep, f"hydra.launcher.n_jobs={processes}", f"output_dir={home}"]
+        )[0]
+        runs = [read_metrics(path.parent) for path in home.glob("*/metrics.csv")]
+        training = sum(float(row["epoch_time"]) for rows in runs for row in rows)
+        return {"seconds": seconds, "share of the cores' time in training": training / (seconds * processes)}
+
+    rows: list[Row] = []
+    for number in processes:
+        rows.append(Row("study", f"{number} at once", partial(study, processes=number), rounds, tuple(rows[:1])))
+    return rows
+
+
+def memory_rows(rounds: int) -> list[Row]:
+    """The most that a run has resident, and what the callback itself holds."""
+
+    def imports(seed: int, folder: Path) -> dict[str, float]:
+        return {"MiB": _process([sys.executable, "-c", IMPORTS])[1]}
+
+    def command(seed: int, folder: Path) -> dict[str, float]:
+        return {"MiB": _train(folder, "trainer.max_epochs=2")[1]}
+
+    def held(seed: int, folder: Path, growth: str) -> dict[str, float]:
+        model = SparseMLP(hebbian_grow=growth == "hebbian")
+        callback = model.prune_regrow
+        for statistic in callback._statistics.values():
+            statistic.attach(model, callback.masks.keys())
+        tensors = [*callback.masks.values(), *(c for s in callback._statistics.values() for c in s._counts.values())]
+        connections = sum(mask.numel() for mask in callback.masks.values())
+        return {"bytes a connection": sum(tensor.nbytes for tensor in tensors) / connections}
+
+    base = Row("memory", "imports", imports, rounds)
+    rows = [base, Row("memory", "train.py, two epochs", command, rounds, (base,))]
+    return rows + [
+        Row("memory", f"callback, {growth}", partial(held, growth=growth), 1) for growth in ("random", "hebbian")
+    ]
+
+
+def _train(folder: Path, *overrides: str) -> tuple[float, float]:
+    home = Path(tempfile.mkdtemp(dir=folder)) / "run"
+    return _process([sys.executable, TRAIN, *overrides, f"output_dir={home}"])
+
+
+def _process(command: Sequence[str | Path]) -> tuple[float, float]:
+    """The seconds that a process takes, and the most memory that it had, in MiB."""
+    begun = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert child.stderr is not None
+    said = child.stderr.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise RuntimeError(f"Expected {' '.join(map(str, command))} to succeed, got:\n{said.decode()}")
+    per_mib = 2**20 if sys.platform == "darwin" else 2**10
+    return time.perf_counter() - begun, usage.ru_maxrss / per_mib
+
+
+# The measurement.
+
+
+def measure(rows: Sequence[Row]) -> dict[Row, list[dict[str, float]]]:
+    """What was found in each row, round by round; each round begins with another row."""
     rounds = max(row.rounds for row in rows)
     orders = [[*rows[number % len(rows) :], *rows[: number % len(rows)]] for number in range(rounds)]
     turns = [(number, row) for number, order in enumerate(orders) for row in order if number < row.rounds]
-    fits: dict[Row, list[Fit]] = {row: [] for row in rows}
-    with tempfile.TemporaryDirectory() as folder, tqdm(turns, unit="fit", file=sys.stderr) as bar:
+    found: dict[Row, list[dict[str, float]]] = {row: [] for row in rows}
+    with tempfile.TemporaryDirectory() as folder, tqdm(turns, unit="row", file=sys.stderr) as bar:
         raw = Path(folder, "MNIST", "raw")
         raw.mkdir(parents=True)
         for packed in PACKAGED.glob("*.gz"):
             raw.joinpath(packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
         for number, row in bar:
-            bar.set_description(f"round {number + 1} of {rounds}, {row.contender}, {row.arm}")
+            bar.set_description(f"round {number + 1} of {rounds}, {row.part}: {row.name}")
             gc.collect()  # a Trainer and its model refer to each other, and would outlive their turn
             with _silence():
-                fits[row].append(row.fit(row.arm, row.epochs, number, Path(folder)))
-    return fits
+                found[row].append(row.measure(number, Path(folder)))
+    return found
 
 
-def summarise(fits: Mapping[Row, Sequence[Fit]]) -> list[dict[str, Any]]:
-    """A record for each row: medians and spread of its seconds per epoch and of their ratios, and all measurements."""
+def summarise(found: Mapping[Row, Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
+    """A record for each row and each row that it is compared to: medians and spread, and all measurements."""
     records = []
-    for row, own in fits.items():
-        others = fits[row.against] if row.against else []
-        # The other one may take part in more rounds.
-        ratios = [fit.seconds / other.seconds for fit, other in zip(own, others, strict=False)]
-        records.append(
-            {
-                "contender": row.contender,
-                "arm": row.arm,
-                "seconds": _spread([fit.seconds for fit in own]),
-                "against": f"{row.against.contender}, {row.against.arm}" if row.against else None,
-                "ratio": _spread(ratios) if row.against else None,
-                "val_acc": _spread([fit.val_acc for fit in own]),
-                "epochs": row.epochs,
-                "fits": [asdict(fit) | {"seconds": fit.seconds} for fit in own],
-            }
-        )
+    for row, own in found.items():
+        unit = next(iter(own[0]))
+        for other in row.against or (None,):
+            # The other one may take part in more rounds.
+            theirs = found[other] if other else []
+            ratios = [mine[unit] / his[unit] for mine, his in zip(own, theirs, strict=False)]
+            records.append(
+                {
+                    "part": row.part,
+                    "name": row.name,
+                    "unit": unit,
+                    "rounds": len(own),
+                    "against": other.name if other else None,
+                    "ratio": spread(ratios) if other else None,
+                    **{name: spread([each[name] for each in own]) for name in own[0]},
+                    "measurements": [dict(each) for each in own],
+                }
+            )
     return records
 
 
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, lowest and highest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
 def table(records: Sequence[Mapping[str, Any]]) -> str:
-    """The records in Markdown."""
-    spread = "{median:.2f} ({min:.2f} to {max:.2f})".format_map
-    lines = ["| trained by | arm | seconds per epoch | ratio | to | val_acc (epochs) | rounds |", "|---" * 7 + "|"]
+    """The records in Markdown, a table for each part."""
+    lines: list[str] = []
+    for part in dict.fromkeys(record["part"] for record in records):
+        own = [record for record in records if record["part"] == part]
+        extra = {"val_acc": "val_acc", "share of the cores' time in training": "share in training"}
+        shown = [name for name in extra if name in own[0]]
+        heads = [part, own[0]["unit"], *(extra[name] for name in shown), "ratio", "to", "rounds"]
+        lines += ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+        for record in own:
+            unit = "" if record["unit"] == own[0]["unit"] else f" {record['unit']}"
+            cells = [record["name"], _said(record[record["unit"]]) + unit]
+            cells += [f"{record[name]['median']:.4f}" for name in shown]
+            cells += [_said(record["ratio"]), record["against"]] if record["against"] else ["", ""]
+            lines.append(f"| {' | '.join([*cells, str(record['rounds'])])} |")
+    return "\n".join(lines[1:])
+
+
+def _said(values: Mapping[str, float]) -> str:
+    one, low, high = (
+        f"{values[key]:.3g}" if values[key] < 100 else f"{values[key]:.0f}" for key in ("median", "min", "max")
+    )
+    return one if low == high else f"{one} ({low} to {high})"
+
+
+def figure(records: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Seconds per epoch by arm, and the time of a rewiring by size, as a picture."""
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("agg")
+    colours = {"plain loop": "#999999", "sparse_lightning": "#0072b2", "usual lightning": "#d55e00"}
+    colours |= {"topk": "#999999", "random": "#0072b2", "hebbian": "#d55e00"}
+    picture, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    groups: dict[str, dict[str, dict[str, float]]] = {"epoch": {}, "rewire": {}}
     for record in records:
-        ratio, against = (spread(record["ratio"]), record["against"]) if record["against"] else ("", "")
-        cells = [record["contender"], record["arm"], spread(record["seconds"]), ratio, against]
-        cells += [f"{record['val_acc']['median']:.4f} ({record['epochs']})", str(len(record["fits"]))]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        if record["part"] in groups:
+            who, _, which = record["name"].partition(", ")
+            groups[record["part"]].setdefault(who, {})[which] = record[record["unit"]]
+    for number, (who, arms) in enumerate(groups["epoch"].items()):
+        middle = [values["median"] for values in arms.values()]
+        places = [list(ARMS).index(arm) + 0.25 * (number - 1) for arm in arms]
+        below = [[v["median"] - v["min"] for v in arms.values()], [v["max"] - v["median"] for v in arms.values()]]
+        left.bar(places, middle, 0.23, yerr=below, color=colours[who], label=who)
+    for who, sizes in groups["rewire"].items():
+        at = [float(size.replace("10^", "1e")) for size in sizes]
+        right.plot(at, [values["median"] for values in sizes.values()], "o-", color=colours[who], label=who)
+        right.fill_between(
+            at, *([v[end] for v in sizes.values()] for end in ("min", "max")), color=colours[who], alpha=0.2
+        )
+    left.set(yscale="log", ylabel="seconds per epoch", xticks=range(len(ARMS)), xticklabels=list(ARMS))
+    right.set(xscale="log", yscale="log", xlabel="connections", ylabel="milliseconds", title="one rewiring")
+    for axes, part in ((left, "epoch"), (right, "rewire")):
+        axes.spines[["top", "right"]].set_visible(False)
+        if groups[part]:
+            axes.legend(frameon=False)
+    picture.savefig(path, dpi=150)
 
 
 def describe_machine() -> str:
@@ -316,15 +539,37 @@ def describe_machine() -> str:
     return f"1 of {os.cpu_count()} cores ({cpu}), {torch.get_num_threads()} torch thread, torch {torch.__version__}"
 
 
+PARTS = ("epoch", "rewire", "startup", "logging", "study", "memory")
+
+
+def choose_rows(args: argparse.Namespace) -> list[Row]:
+    """The rows of the parts that are asked for."""
+    quick, rounds = args.quick, args.rounds
+    arms = ("model.hebbian_grow=true,false",)
+    study = ((2,), *arms, "seed=range(8)") if args.full_study else ((1, 2), *arms, "seed=0,1", "trainer.max_epochs=3")
+    parts: dict[str, Callable[[], list[Row]]] = {
+        "epoch": lambda: (
+            epoch_rows(1, 2, 1, ["hebbian"]) if quick else epoch_rows(rounds, args.epochs, args.usual_rounds)
+        ),
+        "rewire": lambda: rewire_rows(3, 6) if quick else rewire_rows(rounds, 8),
+        "startup": lambda: startup_rows(1 if quick else rounds),
+        "logging": lambda: [] if quick else logging_rows(2 * rounds, args.epochs),
+        "study": lambda: [] if quick else study_rows(1 if args.full_study else 2, *study),
+        "memory": lambda: memory_rows(1 if quick else 3),
+    }
+    return [row for part in args.only for row in parts[part]()]
+
+
 def main() -> None:
     args = _arguments()
     torch.set_num_threads(1)
-    quick = choose_rows(rounds=1, epochs=2, usual_rounds=1, usual_arms=["hebbian"])
-    records = summarise(measure(quick if args.quick else choose_rows(args.rounds, args.epochs, args.usual_rounds)))
+    records = summarise(measure(choose_rows(args)))
     print(table(records))
     print(f"\nMedian (lowest to highest) over the rounds; ratios within a round. Ran on {describe_machine()}.")
     if args.json:
         args.json.write_text(json.dumps({"machine": describe_machine(), "rows": records}, indent=2) + "\n")
+    if args.figure:
+        figure(records, args.figure)
 
 
 @contextlib.contextmanager
@@ -336,24 +581,32 @@ def _silence() -> Iterator[None]:
         yield
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--rounds", type=partial(_count, 1), default=5, help="fits of each contender on each arm (default: 5)")
+    add("--only", type=_parts, default=PARTS, metavar="PART,...", help=f"parts to measure: {', '.join(PARTS)}")
+    add("--rounds", type=partial(_count, 1), default=5, help="measurements of each row (default: 5)")
     add("--epochs", type=partial(_count, 2), default=3, help="epochs of a fit, the first not timed (default: 3)")
-    usual = "the same for usual Lightning, if less, of 2 epochs each since it is slow; 0 leaves it out (default: 2)"
+    usual = "rounds of usual Lightning, if less, of 2 epochs each since it is slow; 0 leaves it out (default: 2)"
     add("--usual-rounds", type=partial(_count, 0), default=2, help=usual)
-    quick = "about a minute: 1 round of 2 epochs, usual Lightning on the hebbian arm only, whatever the above"
+    quick = "a minute or two: 1 round of 2 epochs, usual Lightning on the hebbian arm only, no logging, no study"
     add("--quick", action="store_true", help=quick)
+    add("--full-study", action="store_true", help="for the part study the published one, 16 runs on two processes")
     add("--json", type=Path, metavar="FILE", help="also write every measurement, the medians and the machine here")
+    add("--figure", type=Path, metavar="FILE", help="also draw epochs and rewirings here, as PNG or SVG")
     args = parser.parse_args()
-    if args.json and not args.json.parent.is_dir():
-        parser.error(f"Expected --json in a folder that exists, got {args.json}")
+    for name in ("json", "figure"):
+        path = getattr(args, name)
+        if path and not path.parent.is_dir():
+            parser.error(f"Expected --{name} in a folder that exists, got {path}")
     return args
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    unknown = [part for part in text.split(",") if part not in PARTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"Expected parts among {', '.join(PARTS)}, got {unknown[0]!r}")
+    return tuple(text.split(","))
 
 
 def _count(least: int, text: str) -> int:

@@ -153,7 +153,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["model.density=1.3"], "Expected density in (0, 1], got 1.3"),
         (["model.prune_fraction=much"], "Expected prune_fraction in [0, 1), got 'much'"),
         (["model.hidden_sizes=[100,-1]"], "Expected hidden_sizes to be a list of sizes above 0, got [100, -1]"),
-        (["model.density={network.linear9: 0.1}"], "Expected a Linear layer to match 'network.linear9' in density"),
+        (["model.density={network.linear9: 0.1}"], "Expected a layer to match 'network.linear9' in density"),
         (
             ["ckpt_path={other}/checkpoints/last.ckpt"],
             "Expected a checkpoint with network.linear1.weight of shape [100, 784], got [20, 784]",
