@@ -61,6 +61,13 @@ SIZES = (784, 100, 100, 100, 10)
 DENSITY, PRUNE_FRACTION, BATCH_SIZE = 0.2, 0.3, 128
 TRAIN = Path(__file__).with_name("train.py")
 ONE_STEP = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1")
+LAUNCH = """
+import resource, subprocess, sys, time
+begun = time.perf_counter()
+status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
+"""
 IMPORTS = "import torch, torchvision, lightning.pytorch, hydra, omegaconf"
 
 
@@ -413,15 +420,12 @@ def _train(folder: Path, *overrides: str) -> tuple[float, float]:
 
 def _process(command: Sequence[str | Path]) -> tuple[float, float]:
     """The seconds that a process takes, and the most memory that it had, in MiB."""
-    begun = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert child.stderr is not None
-    said = child.stderr.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    if status:
-        raise RuntimeError(f"Expected {' '.join(map(str, command))} to succeed, got:\n{said.decode()}")
-    per_mib = 2**20 if sys.platform == "darwin" else 2**10
-    return time.perf_counter() - begun, usage.ru_maxrss / per_mib
+    # Through a small process: what one forks off counts its parent's memory as its own.
+    done = subprocess.run([sys.executable, "-c", LAUNCH, *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"Expected {' '.join(map(str, command))} to succeed, got:\n{done.stderr}")
+    seconds, most = map(float, done.stdout.split())
+    return seconds, most / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 # The measurement.
