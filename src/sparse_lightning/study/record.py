@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,45 +86,12 @@ class MetricsCSV(Logger):
         write(self.folder / METRICS, "".join(",".join(line) + "\n" for line in lines))
 
 
-class EpochTime(Callback):
-    """Logs `epoch_time`, the seconds of an epoch with its validation."""
+class Record(Callback):
+    """Writes the configuration when training begins, logs `epoch_time`, and keeps PyTorch's random state.
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin, also where a run continues in the middle of an epoch."""
-        self._started = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log, and begin again."""
-        now = time.perf_counter()
-        pl_module.log("epoch_time", now - self._started)
-        self._started = now
-
-
-class RandomState(Callback):
-    """Keeps PyTorch's random state in the checkpoint, so that dropout continues as if never interrupted."""
-
-    def __init__(self) -> None:
-        self._loaded: torch.Tensor | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state now."""
-        return {"torch": torch.get_rng_state()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until training begins, past all that draws random numbers to set up."""
-        self._loaded = state_dict["torch"]
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take up the loaded state."""
-        if self._loaded is not None:
-            torch.set_rng_state(self._loaded)
-            self._loaded = None
-
-
-class Begin(Callback):
-    """Writes the configuration when training begins, and only then lets go of an earlier outcome.
-
-    So a continuation that is refused leaves a finished run's record as it was.
+    An earlier outcome is let go of only when training begins, so that a continuation that is refused leaves a finished
+    run's record as it was. `epoch_time` is the seconds of an epoch with its validation. The random state goes into the
+    checkpoint, so that dropout continues as if never interrupted.
 
     Args:
         folder: The run's folder.
@@ -132,25 +100,51 @@ class Begin(Callback):
 
     def __init__(self, folder: Path, config: str) -> None:
         self.folder, self.config = folder, config
+        self._random_state: torch.Tensor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write and let go."""
+        """Write, let go, take up the random state, and begin to count the time."""
         if trainer.is_global_zero:
             write(self.folder / CONFIG, self.config)
             for name in (ERROR, RESULT):
                 (self.folder / name).unlink(missing_ok=True)
+        if self._random_state is not None:  # now, past all that draws random numbers to set up
+            torch.set_rng_state(self._random_state)
+            self._random_state = None
+        self._started = time.perf_counter()  # also where a run continues in the middle of an epoch
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the time, and begin again."""
+        now = time.perf_counter()
+        pl_module.log("epoch_time", now - self._started)
+        self._started = now
+
+    def state_dict(self) -> dict[str, Any]:
+        """PyTorch's random state now."""
+        return {"random_state": torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the random state until training begins."""
+        self._random_state = state_dict["random_state"]
+
+
+class Checkpoint(ModelCheckpoint):
+    """Lightning's own, whose key is worked out once: it is asked for at every hook of every step."""
+
+    @cached_property
+    def state_key(self) -> str:
+        """Tells it apart from others."""
+        return super().state_key
 
 
 def recorders(folder: Path, config: str) -> list[Callback]:
     """The callbacks that write a run's record: configuration, times, random state, last and best checkpoint."""
     where = folder / CHECKPOINTS
     return [
-        Begin(folder, config),
-        EpochTime(),
-        RandomState(),
-        ModelCheckpoint(where, filename="best", monitor="val_acc", mode="max", enable_version_counter=False),
+        Record(folder, config),
+        Checkpoint(where, filename="best", monitor="val_acc", mode="max", enable_version_counter=False),
         # One that monitors nothing: with a monitor, Lightning updates the last only when it has a new best.
-        ModelCheckpoint(where, filename="last", enable_version_counter=False),
+        Checkpoint(where, filename="last", enable_version_counter=False),
     ]
 
 
