@@ -1,0 +1,60 @@
+"""The benchmark's arithmetic on made-up measurements, and the command on its smallest part."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from conftest import ROOT, script
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "scripts" / "benchmark.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def measured(benchmark: ModuleType) -> list[dict[str, object]]:
+    """Two rows over three rounds and two, the second against the first, in records."""
+    slow = iter([4.0, 2.0, 9.0])
+    base = benchmark.Row("part", "base", lambda seed, folder: {"seconds": next(slow), "val_acc": 0.5}, 3)
+    quick = iter([2.0, 3.0])
+    other = benchmark.Row("part", "other", lambda seed, folder: {"seconds": next(quick), "val_acc": 0.25}, 2, (base,))
+    return benchmark.summarise(benchmark.measure([base, other]))
+
+
+def test_medians_are_over_rounds_and_ratios_within_them(benchmark):
+    base, other = measured(benchmark)
+    assert base["seconds"] == {"median": 4.0, "min": 2.0, "max": 9.0}
+    assert base["ratio"] is None
+    assert other["ratio"] == {"median": 1.0, "min": 0.5, "max": 1.5}  # 2 / 4 and 3 / 2
+    assert (base["rounds"], other["rounds"]) == (3, 2)
+    assert [each["seconds"] for each in other["measurements"]] == [2.0, 3.0]
+
+
+def test_the_table_has_a_line_for_each_row(benchmark):
+    assert benchmark.table(measured(benchmark)).splitlines() == [
+        "| part | seconds | val_acc | ratio | to | rounds |",
+        "|---|---|---|---|---|---|",
+        "| base | 4 (2 to 9) | 0.5000 |  |  | 3 |",
+        "| other | 2.5 (2 to 3) | 0.2500 | 1 (0.5 to 1.5) | base | 2 |",
+    ]
+
+
+def test_the_command_measures_a_part_and_leaves_what_it_found(tmp_path: Path):
+    files = "--json", tmp_path / "found.json", "--figure", tmp_path / "found.png"
+    said = script("benchmark.py", "--quick", "--only", "rewire", *files).stdout
+    rows = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert [row["name"] for row in rows[:3]] == ["topk, 10^5", "random, 10^5", "hebbian, 10^5"]
+    assert all(row["milliseconds"]["min"] > 0 for row in rows)
+    assert "| hebbian, 10^6 |" in said
+    assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_part_that_there_is_not_is_refused():
+    refused = script("benchmark.py", "--only", "epoch,speed", check=False)
+    assert refused.returncode == 2
+    assert "Expected parts among epoch, rewire, startup, logging, study, memory, got 'speed'" in refused.stderr
