@@ -232,11 +232,12 @@ def test_other_data_sets_are_read_and_normalised_by_their_own_mean_and_deviation
     data = ready(dataset=dataset, data_dir=tmp_path)
     pixels = parts["train"][0].double() / 255
     for part, loader in (("train", data.train_dataloader()), ("test", data.test_dataloader())):
-        images, labels = parts[part]
+        (images, labels), order = parts[part], torch.cat(list(loader.sampler))
         expected = (images.double() / 255 - pixels.mean()) / pixels.std()
-        torch.testing.assert_close(loader.images, expected.float().unsqueeze(1), rtol=0, atol=1e-5)
-        assert loader.labels.equal(labels)
-    assert data.train_dataloader().images.std().item() == pytest.approx(1, abs=1e-4)
+        found = whole(loader)
+        torch.testing.assert_close(found[0], expected[order].float().unsqueeze(1), rtol=0, atol=1e-5)
+        assert found[1].equal(labels[order])
+    assert whole(data.train_dataloader())[0].std().item() == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("dataset", ["FashionMNIST", "QMNIST"])
@@ -260,9 +261,9 @@ def test_the_last_training_images_are_held_out_and_the_test_images_kept(packaged
     validation, test = whole(data.val_dataloader()), whole(data.test_dataloader())
     assert train.images.equal(every.images[:55_000])
     assert train.labels.equal(every.labels[:55_000])
-    assert validation[0].equal(every.images[55_000:])
+    assert validation[0].equal(data._normalised(every.images[55_000:]))
     assert validation[1].equal(every.labels[55_000:])
-    assert test[0].equal(packaged.test_dataloader().images)
+    assert test[0].equal(whole(packaged.test_dataloader())[0])
     assert sum(len(labels) for _, labels in train) == 55_000
 
 

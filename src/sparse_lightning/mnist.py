@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ EVALUATED = 1000  # images in a batch of evaluation
 
 
 class MNISTDataModule(LightningDataModule):
-    """MNIST or a data set of its shape, normalised and whole in memory, in batches of (images, labels).
+    """MNIST or a data set of its shape, whole in memory, in normalised batches of (images, labels).
 
     Images are float32, (batch, 1, 28, 28), pixels / 255 less the mean over the deviation; labels are int64, (batch,).
     The order of the training images is decided by the seed and the epoch alone, whatever else draws random numbers.
@@ -79,6 +79,7 @@ class MNISTDataModule(LightningDataModule):
         self.val_size = val_size
         self.seed = seed
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}
+        self._scale = MNIST_MEAN, MNIST_STD
 
     def prepare_data(self) -> None:
         """Download what is missing from `data_dir`."""
@@ -87,18 +88,22 @@ class MNISTDataModule(LightningDataModule):
             _torchvision(self.dataset, self.data_dir, train=False, download=True)
 
     def setup(self, stage: str) -> None:
-        """Read and normalise the images, once."""
+        """Read the images, once."""
         if self._parts:
             return
         (images, labels), (test_images, test_labels) = (self._read(train) for train in (True, False))
         if self.val_size >= len(images):
             raise ValueError(f"Expected val_size below the {len(images)} training images, got {self.val_size}")
-        pixels = images.double() / 255 if self.dataset != "MNIST" else None
-        mean, std = (MNIST_MEAN, MNIST_STD) if pixels is None else (pixels.mean().item(), pixels.std().item())
-        test = _normalised(test_images, mean, std), test_labels
-        train, kept = _normalised(images, mean, std), len(images) - self.val_size
-        held_out = train[kept:], labels[kept:]
-        self._parts = {"train": (train[:kept], labels[:kept]), "val": held_out if self.val_size else test, "test": test}
+        if self.dataset != "MNIST":
+            pixels = images.double() / 255
+            self._scale = pixels.mean().item(), pixels.std().item()
+        test, kept = (test_images, test_labels), len(images) - self.val_size
+        held_out = images[kept:], labels[kept:]
+        self._parts = {
+            "train": (images[:kept], labels[:kept]),
+            "val": held_out if self.val_size else test,
+            "test": test,
+        }
 
     def train_dataloader(self) -> "Batches":
         """The training images in a new order each epoch."""
@@ -120,7 +125,12 @@ class MNISTDataModule(LightningDataModule):
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         size, seed = (self.batch_size, self.seed) if shuffle else (max(self.batch_size, EVALUATED), None)
         order = Order(len(self._parts[part][1]), size, seed, rank, ranks)
-        return Batches(*self._parts[part], order)
+        return Batches(*self._parts[part], order, self._normalised)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """A batch as a network takes it; images stay bytes until then, in a quarter of the memory and as fast."""
+        mean, std = self._scale
+        return images.unsqueeze(1).to(torch.float32).div_(255).sub_(mean).div_(std)
 
     def _read(self, train: bool) -> tuple[Tensor, Tensor]:
         """Images, uint8, (count, 28, 28), and labels, int64, (count,)."""
@@ -180,12 +190,15 @@ class Batches:
         images: All images, (count, ...).
         labels: All labels, (count,).
         order: Says which samples make each batch.
+        prepare: What is made of the images of a batch; None leaves them as they are.
     """
 
     batch_sampler = None  # Lightning looks for one beside `sampler`
 
-    def __init__(self, images: Tensor, labels: Tensor, order: Order) -> None:
-        self.images, self.labels, self.sampler = images, labels, order
+    def __init__(
+        self, images: Tensor, labels: Tensor, order: Order, prepare: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self.images, self.labels, self.sampler, self.prepare = images, labels, order, prepare
         self._done = 0
         self._skip = 0
 
@@ -199,7 +212,8 @@ class Batches:
         for number, batch in enumerate(self.sampler):
             if number >= skip:
                 self._done = number + 1
-                yield self.images.index_select(0, batch), self.labels.index_select(0, batch)
+                images = self.images.index_select(0, batch)
+                yield self.prepare(images) if self.prepare else images, self.labels.index_select(0, batch)
 
     def state_dict(self) -> dict[str, Any]:
         """How many batches of the epoch were given."""
@@ -208,10 +222,6 @@ class Batches:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Begin the next iteration after the batches that were given."""
         self._skip = state["done"] % len(self)
-
-
-def _normalised(images: Tensor, mean: float, std: float) -> Tensor:
-    return images.unsqueeze(1).to(torch.float32).div_(255).sub_(mean).div_(std)
 
 
 def _packaged(name: str) -> Tensor:
