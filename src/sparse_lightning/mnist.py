@@ -225,23 +225,25 @@ class Batches:
 
 
 def _packaged(name: str) -> Tensor:
-    path = PACKAGED / f"{name}.gz"
+    path, content = PACKAGED / f"{name}.gz", bytearray()
     try:
-        content = gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:
+            while chunk := file.read(2**20):  # by pieces: at once it would be in memory three times
+                content += chunk
     except (EOFError, OSError, zlib.error) as error:
         raise OSError(f"Expected to read MNIST from {path}, got: {error}. Reinstall the package.") from error
     _check(content, name, path)
     return _idx(content)
 
 
-def _idx(content: bytes) -> Tensor:
+def _idx(content: bytearray) -> Tensor:
     """The tensor in an IDX file of bytes: its fourth byte counts the dimensions, big-endian sizes follow, then data."""
     dims = content[3]
     sizes = [int.from_bytes(content[4 + 4 * dim : 8 + 4 * dim]) for dim in range(dims)]
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * dims).view(sizes)
+    return torch.frombuffer(content, dtype=torch.uint8, offset=4 + 4 * dims).view(sizes)
 
 
-def _check(content: bytes, name: str, path: Path) -> None:
+def _check(content: bytes | bytearray, name: str, path: Path) -> None:
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256[name]:
         raise ValueError(f"Expected MNIST with SHA-256 {SHA256[name]} in {path}, got {found}: the file is damaged")
