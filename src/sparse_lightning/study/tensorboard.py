@@ -3,9 +3,8 @@
 import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -18,6 +17,9 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import custom_scalars, hparams, scalar
 
 from sparse_lightning.study.record import write
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ARMS, EVENTS = "arms", "events.out.tfevents.report"
 _TAGS = {
@@ -131,7 +133,7 @@ def pixel_map(connections: Tensor, zoom: int = 8) -> Tensor | None:
     return square.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
 
 
-def write_arms(folder: Path, curves: Mapping[str, pd.DataFrame], charts: Mapping[str, Sequence[str]]) -> list[Path]:
+def write_arms(folder: Path, curves: Mapping[str, "pd.DataFrame"], charts: Mapping[str, Sequence[str]]) -> list[Path]:
     """Write each arm's mean and mean ± one standard deviation as a TensorBoard run, and the layout of their charts.
 
     Args:
