@@ -528,12 +528,13 @@ def figure(records: Sequence[Mapping[str, Any]], path: Path) -> None:
         right.fill_between(
             at, *([v[end] for v in sizes.values()] for end in ("min", "max")), color=colours[who], alpha=0.2
         )
-    left.set(yscale="log", ylabel="seconds per epoch", xticks=range(len(ARMS)), xticklabels=list(ARMS))
+    left.set(ylabel="seconds", xticks=range(len(ARMS)), xticklabels=list(ARMS), title="one epoch")
+    left.margins(y=0.15)  # room for the legend
     right.set(xscale="log", yscale="log", xlabel="connections", ylabel="milliseconds", title="one rewiring")
     for axes, part in ((left, "epoch"), (right, "rewire")):
         axes.spines[["top", "right"]].set_visible(False)
         if groups[part]:
-            axes.legend(frameon=False)
+            axes.legend(frameon=False, loc="upper left", ncols=3 if part == "epoch" else 1, columnspacing=1)
     picture.savefig(path, dpi=150)
 
 
