@@ -4,7 +4,9 @@ import difflib
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -13,7 +15,10 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from sparse_lightning.study.record import sentence
+from sparse_lightning.study.resume import is_claimed
 from sparse_lightning.study.sweep import StudyProgress
+
+TRIES = 4  # times that a multirun is taken up, when its launcher breaks down or others leave runs behind
 
 USAGE = """\
 Trains a sparse MLP on MNIST that is pruned and regrown between epochs.
@@ -32,6 +37,7 @@ Knobs are said as key=value. With -m a key takes several values, one run for eac
 def command(main: Callable[[], object], conf: Path) -> None:
     """Run a Hydra `main` and leave the process: status 0, or 1 with one or two sentences on what went wrong.
 
+    A multirun whose launcher breaks down, or of which another process has runs and leaves them, is taken up again.
     With HYDRA_FULL_ERROR=1 in the environment, errors come as tracebacks.
 
     Args:
@@ -39,23 +45,49 @@ def command(main: Callable[[], object], conf: Path) -> None:
         conf: The folder of configuration files, whose comments are the help.
     """
     OmegaConf.register_new_resolver("knobs", lambda: _help(conf), replace=True)
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        sys.exit(_finish(main()))
+    traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing
     failed = False
     try:
-        main()
+        for _ in range(TRIES):
+            if _complete(main):
+                break
+            sys.argv[1:] = [said for said in sys.argv[1:] if not said.lstrip("+").startswith("force=")]
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
-        failed = True
+        sys.exit(_stopped())
     except Exception as error:
+        if traceback:
+            raise
         said = _composition(error, conf) if isinstance(error, ConfigCompositionException) else sentence(error)
         print(f"Error: {said}", file=sys.stderr)
         failed = True
     sys.exit(_finish() or failed)
 
 
-def _finish(_: object = None) -> bool:
+def _complete(main: Callable[[], object]) -> bool:
+    """Run `main`, and wait for runs that other processes have; whether there is nothing left that it could do."""
+    try:
+        main()
+    except BrokenExecutor:
+        print("A process of the launcher was killed; what it had in hand is taken up again.", file=sys.stderr)
+        return False
+    study = StudyProgress.watch
+    if study is None or not study.unfinished():
+        return True
+    while any(map(is_claimed, study.unfinished())):
+        time.sleep(1)
+    return not study.unfinished()
+
+
+def _stopped() -> str:
+    study = StudyProgress.watch
+    if study is None:
+        return "Stopped."
+    study.stop()
+    return f"Stopped with {study.finished()} runs finished. The same command does the rest."
+
+
+def _finish() -> bool:
     """The report of the multirun, if it was one; whether any of its runs is missing from it."""
     study = StudyProgress.watch
     if study is None:
@@ -74,7 +106,10 @@ def _finish(_: object = None) -> bool:
     except Exception as error:  # whatever it is, the runs are there
         said = f"{format_table(runs)}\n\nThe report could not be made: {sentence(error)}"
     print("", said, "", study.folder, sep="\n")
-    return bool((runs["status"] != "finished").any())
+    missing = study.missing()
+    if missing:
+        print("", f"{len(missing)} runs have not finished; the same command tries them again:", *missing, sep="\n")
+    return bool(missing)
 
 
 def _composition(error: ConfigCompositionException, conf: Path) -> str:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from sparse_lightning.study.record import INCIDENTAL
 from sparse_lightning.study.runs import OUTCOMES
 
 # Settings that may differ between runs of one arm: where a run is, and how it is run and watched.
-INCIDENTAL = ("output_dir", "ckpt_path", "data_dir", "threads", "enable_model_summary", "log_every_n_steps")
+_INCIDENTAL = (*INCIDENTAL, "threads")
 GROWTH = {"true": "Hebbian growth", "false": "random growth", "null": "no growth"}
 _FIRST = ("false", "static", "random", "null")  # levels that others are naturally compared with
 _ALONE = "all runs"
@@ -102,7 +103,7 @@ def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd
     labels = runs[columns].map(label)
     seeds = [name for name in columns if name.rpartition(".")[2] == "seed"]
     varying = [name for name in columns if name not in seeds and labels[name].nunique() > 1]
-    factors = [name for name in varying if name.rpartition(".")[2] not in INCIDENTAL]
+    factors = [name for name in varying if name.rpartition(".")[2] not in _INCIDENTAL]
     names = [",".join(f"{factor}={row[factor]}" for factor in factors) or _ALONE for row in labels.to_dict("records")]
     differing = [name for name in seeds if labels[name].nunique() > 1] or seeds[:1]
     runs = runs.assign(arm=names, pair=labels[differing].agg(",".join, axis=1) if len(runs) else [])

@@ -1,33 +1,61 @@
 """What a run writes into its folder: configuration, metrics, checkpoints, result.
 
 The folder is the record; everything downstream reads it. `config.yaml` is the resolved configuration, `metrics.csv` has
-a row an epoch, `checkpoints/` the last and the best one, `result.json` is written last, and `error.txt` stands in its
-place where a run has failed.
+a row an epoch, `checkpoints/` the last and the best one, each with the one before, `result.json` is written last, and
+`error.txt` stands in its place where a run has failed. Every file is replaced at once, so a kill leaves the old or the
+new one, never half; an epoch's metrics are written before its checkpoint, so a run that continues lacks none.
 """
 
+import contextlib
 import csv
+import io
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 CONFIG, METRICS, RESULT, ERROR, CHECKPOINTS = "config.yaml", "metrics.csv", "result.json", "error.txt", "checkpoints"
+LAST, PREVIOUS = "last.ckpt", ".previous"
+DATA = "data_sha256"  # in the configuration: what the run was trained on
+# Settings that may differ between two goes at one run: where it is, and how it is watched.
+INCIDENTAL = ("output_dir", "ckpt_path", "force", "data_dir", "enable_model_summary", "log_every_n_steps")
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file at once: a reader, or a process killed meanwhile, never sees half of it."""
+def write(path: Path, content: str | bytes | Callable[[IO[bytes]], object], keep: Path | None = None) -> None:
+    """Write a file at once: a reader, or a process killed meanwhile, never sees half of it.
+
+    Args:
+        path: The file.
+        content: What to write, or a function that writes it.
+        keep: Where to keep the file that it replaces.
+
+    Raises:
+        OSError: There is no room, or no permission; the file is as it was.
+    """
     part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(part, path)
+    try:
+        with part.open("wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+        if keep and path.exists():
+            os.replace(path, keep)
+        os.replace(part, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)  # a full disk has no room for it
+        raise
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:
@@ -128,13 +156,38 @@ class Record(Callback):
         self._random_state = state_dict["random_state"]
 
 
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes each checkpoint at once, and keeps the one before as ``<name>.previous``, in case the newer is damaged."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            OSError: There is no room, or no permission; the one before is as it was.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # To memory first: of an error in writing, PyTorch says nothing but that there was one.
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write(path, content.getvalue(), keep=path.with_name(path.name + PREVIOUS))
+
+
 class Checkpoint(ModelCheckpoint):
-    """Lightning's own, whose key is worked out once: it is asked for at every hook of every step."""
+    """Lightning's own, but an epoch's metrics are in `metrics.csv` before its checkpoint is written."""
 
     @cached_property
-    def state_key(self) -> str:
+    def state_key(self) -> str:  # it is asked for at every hook of every step
         """Tells it apart from others."""
         return super().state_key
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what Lightning would log only after this, and save."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.log_metrics(metrics | {"epoch": trainer.current_epoch})
+        super().on_train_epoch_end(trainer, pl_module)
 
 
 def recorders(folder: Path, config: str) -> list[Callback]:

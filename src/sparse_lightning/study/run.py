@@ -8,9 +8,10 @@ import sys
 import traceback
 import warnings
 from contextlib import nullcontext
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -19,88 +20,164 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from sparse_lightning.mnist import MNISTDataModule
 from sparse_lightning.study.connections import Connections
+from sparse_lightning.study.process import DiedError, in_own_process
 from sparse_lightning.study.record import (
-    CHECKPOINTS,
     CONFIG,
+    DATA,
     ERROR,
-    METRICS,
-    RESULT,
+    WholeCheckpoints,
     read_metrics,
     recorders,
     sentence,
     write,
     write_result,
 )
+from sparse_lightning.study.resume import (
+    BusyError,
+    OtherRunError,
+    claimed,
+    clear,
+    last_checkpoint,
+    refuse_other,
+    result_of,
+)
 from sparse_lightning.study.tensorboard import Board
 
 RESULTS = ("val_acc_max", "val_acc_max_epoch", "val_acc_last", "epochs")
 
 
+@dataclass(frozen=True)
+class Job:
+    """A run to be made, whichever process makes it.
+
+    Attributes:
+        config: Its resolved configuration, as YAML.
+        folder: Its folder.
+        swept: The settings that differ between the runs of its multirun, by their last names.
+        alone: Whether it is no part of a multirun.
+    """
+
+    config: str
+    folder: Path
+    swept: frozenset[str]
+    alone: bool
+
+
 def run(cfg: DictConfig) -> float:
     """Train one run into Hydra's output folder and return its last validation accuracy, the objective of a search.
 
-    A run that fails leaves its traceback in its folder. Alone it ends the process with a sentence on what went wrong;
-    in a multirun it returns NaN, so that the others go on.
+    A run that is there already, finished, is not trained again, and one that was interrupted continues. One that fails
+    leaves its traceback in its folder. Alone it ends the process with a sentence on what went wrong; in a multirun,
+    where each run has a process of its own, it returns NaN, so that the others go on.
     """
     hydra = HydraConfig.get()
     folder, alone = Path(hydra.runtime.output_dir), hydra.mode == RunMode.RUN
-    _quieten()
+    job = Job(OmegaConf.to_yaml(cfg, resolve=True), folder, _swept(), alone)
+    if alone:
+        return attempt(job)
     try:
-        return _train(cfg, folder, alone)
-    except Exception as error:
-        said = sentence(error)
-        if not isinstance(error, FileExistsError) and not (folder / RESULT).exists():  # they are another run's
-            write(folder / ERROR, f"{traceback.format_exc()}\n{said}\n")
-            said += f"\nThe traceback is in {folder / ERROR}"
-        if alone:
-            sys.exit(f"Error: {said}")
+        return in_own_process(attempt, job)
+    except DiedError as error:
+        _note_failure(folder, str(error))
         return math.nan
 
 
-def _train(cfg: DictConfig, folder: Path, alone: bool) -> float:
-    if cfg.ckpt_path is None and (folder / METRICS).exists():
-        raise FileExistsError(
-            f"Expected an empty folder for a new run, got {folder}, which has one. To continue it say "
-            f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
-        )
-    config = OmegaConf.to_yaml(cfg, resolve=True)
-    if not (folder / METRICS).exists():
-        write(folder / CONFIG, config)  # first of all: a run that fails has one too
+def attempt(job: Job) -> float:
+    """Do what is left to do of a run, and note a failure; see :func:`run`."""
+    _quieten()
+    try:
+        first = rank_zero_only(lambda: True)() is True  # the others of a distributed run work for the first one
+        with claimed(job.folder) if first else nullcontext():
+            return _train(job, first)
+    except (BusyError, OtherRunError) as error:
+        if job.alone:
+            sys.exit(f"Error: {sentence(error)}")
+        if isinstance(error, OtherRunError):
+            print(f"{job.folder.name}: {sentence(error)}", file=sys.stderr)
+    except Exception as error:
+        said = sentence(error)
+        noted = _note_failure(job.folder, said, traceback.format_exc())
+        if job.alone:
+            sys.exit(f"Error: {said}" + (f"\nThe traceback is in {job.folder / ERROR}" if noted else ""))
+    return math.nan
+
+
+def _note_failure(folder: Path, said: str, details: str = "") -> bool:
+    """Leave word of a failure in the run's folder, or where that cannot be written, on the screen."""
+    try:
+        write(folder / ERROR, f"{details}\n{said}\n".lstrip())
+    except OSError:
+        print(f"{folder.name}: {said}", file=sys.stderr, flush=True)
+        return False
+    return True
+
+
+def _train(job: Job, first: bool) -> float:
+    """The last validation accuracy of the run, once there is nothing left to do of it."""
+    cfg, folder = cast(DictConfig, OmegaConf.create(job.config)), job.folder
+    if cfg.force and first:
+        clear(folder)
+    refuse_other(folder, cfg)
+    if not (folder / CONFIG).exists():
+        write(folder / CONFIG, job.config)  # first of all: a run that fails has one too
     if not (isinstance(cfg.seed, int) and 0 <= cfg.seed < 2**32):
         raise ValueError(f"Expected seed to be a whole number from 0, got {cfg.seed!r}")
+    data = instantiate(cfg.data)
+    if isinstance(data, MNISTDataModule):
+        cfg[DATA] = data.digest()
+        refuse_other(folder, cfg)
+    if not (result := result_of(folder)):
+        result = _fit(job, cfg, data)
+    elif job.alone and first:
+        print("Finished before; force=true trains it anew.")
+    if job.alone and first:
+        print(_closing(result, folder))
+    return float(result["val_acc_last"])
+
+
+def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
+    """Train what is left, and write the result."""
+    folder, alone = job.folder, job.alone
+    path, checkpoint, damaged = last_checkpoint(folder)
+    for said in damaged:
+        since = f"after epoch {checkpoint['epoch']}" if path else "from the start"
+        print(f"{folder.name}: {said}; going on {since}", file=sys.stderr, flush=True)
+    (folder / ERROR).unlink(missing_ok=True)
     torch.set_num_threads(cfg.threads)
     seed_everything(cfg.seed, verbose=False)
     model: LightningModule = instantiate(cfg.model)
-    data = instantiate(cfg.data)
     loggers = list(instantiate(cfg.logger).values())
-    callbacks: list[Callback] = [Connections(folder), *recorders(folder, config)]
+    board = next((logger for logger in loggers if isinstance(logger, Board)), None)
+    if board and path:
+        board.go_on(next(row for row in read_metrics(folder) if int(row["epoch"]) == checkpoint["epoch"]))
+    callbacks: list[Callback] = [Connections(folder), *recorders(folder, OmegaConf.to_yaml(cfg))]
     bar = alone and sys.stderr.isatty()
     if alone:
         callbacks.append(TQDMProgressBar(refresh_rate=20) if bar else EpochLines())
-    own = {"logger": loggers, "callbacks": callbacks, "enable_progress_bar": bar}
+    own = {"logger": loggers, "callbacks": callbacks, "enable_progress_bar": bar, "plugins": [WholeCheckpoints()]}
     if "profiler" not in cfg.trainer:
         own["profiler"] = NoProfiler()
     trainer: Trainer = instantiate(cfg.trainer, **own)
     try:
-        trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path)
+        trainer.fit(model, datamodule=data, ckpt_path=path or cfg.ckpt_path)
     except SystemExit:
         if not (alone and trainer.interrupted):
             raise
-        last = folder / CHECKPOINTS / "last.ckpt"
-        sys.exit(f"Stopped. To continue, say output_dir={folder} ckpt_path={last}" if last.exists() else "Stopped.")
+        sys.exit("Stopped. The same command goes on from the last epoch.")
     accuracy = {int(row["epoch"]): float(row["val_acc"]) for row in read_metrics(folder) if row.get("val_acc")}
     if not accuracy:
         raise ValueError("Expected an epoch to train and validate, got none")
+    if not trainer.is_global_zero:
+        return {"val_acc_last": list(accuracy.values())[-1]}
     result = write_result(folder, accuracy, **_facts())
-    for logger in loggers:
-        if isinstance(logger, Board):
-            logger.log_result(_shown(cfg), {name: result[name] for name in RESULTS}, _swept())
-    if alone:
-        print(_closing(result, folder))
-    return float(result["val_acc_last"])
+    if board:
+        board.log_result(_shown(cfg), {name: result[name] for name in RESULTS}, job.swept)
+    return result
 
 
 class NoProfiler(PassThroughProfiler):
@@ -129,11 +206,11 @@ def _shown(cfg: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in knobs.items() if not str(key).startswith("_")}
 
 
-def _swept() -> set[str]:
+def _swept() -> frozenset[str]:
     """The settings that differ between the runs of this multirun, by their last names."""
     hydra = HydraConfig.get()
     said = {override.lstrip("+~").partition("=")[0] for override in hydra.overrides.task}
-    return {key.rpartition(".")[2] for key in said - set(hydra.job.config.override_dirname.exclude_keys)}
+    return frozenset(key.rpartition(".")[2] for key in said - set(hydra.job.config.override_dirname.exclude_keys))
 
 
 def _closing(result: dict[str, Any], folder: Path) -> str:

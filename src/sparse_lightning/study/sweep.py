@@ -1,19 +1,22 @@
 """A multirun as one thing: its runs named by what differs, one bar for all of them, its table at the end."""
 
+import hashlib
 import json
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from tqdm import tqdm
 
-from sparse_lightning.study.record import CONFIG, ERROR, METRICS, RESULT
+from sparse_lightning.study.record import CONFIG, ERROR, INCIDENTAL, METRICS, RESULT
+from sparse_lightning.study.resume import is_claimed, refuse_other
 
 
 def run_name(overrides: Sequence[str], constant: Sequence[str]) -> str:
@@ -28,10 +31,35 @@ def run_name(overrides: Sequence[str], constant: Sequence[str]) -> str:
     last = [key.rpartition(".")[2] for key in keys]
     names = [short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)]
     values = [value.lower() if value in ("True", "False") else value.replace("/", "_") for _, value in telling]
-    return ",".join(f"{name}={value}" for name, value in zip(names, values, strict=True)) or "run"
+    return _short(",".join(f"{name}={value}" for name, value in zip(names, values, strict=True))) or "run"
+
+
+def study_folder(said: str | None, overrides: Sequence[str]) -> str:
+    """The folder that was said, or one for what is asked for: the same for the same, and for more of what varies.
+
+    >>> study_folder(None, ["model.hebbian_grow=true,false", "seed=range(8)", "trainer.max_epochs=3", "force=true"])
+    'outputs/hebbian_grow,seed,max_epochs=3'
+    """
+    return said or f"outputs/{_study_name(overrides)}"
+
+
+def _study_name(overrides: Sequence[str]) -> str:
+    said = [each for each in overrides if each.lstrip("+~").partition("=")[0] not in INCIDENTAL]
+    parsed = OverridesParser.create().parse_overrides(said)
+    parts = [
+        (each.get_key_element().lstrip("+~").rpartition(".")[2] if each.is_sweep_override() else run_name([text], []))
+        for each, text in zip(parsed, said, strict=True)
+    ]
+    return _short(",".join(parts)) or "run"
+
+
+def _short(name: str, most: int = 120) -> str:
+    """A name that file systems take: the end of a long one becomes a hash of it."""
+    return name if len(name) <= most else f"{name[: most - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+OmegaConf.register_new_resolver("study_folder", study_folder, replace=True)
 
 
 class StudyProgress(Callback):
@@ -39,39 +67,92 @@ class StudyProgress(Callback):
 
     watch: ClassVar["Watch | None"] = None  # on the class: Hydra sends the callback itself to every process
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Name the runs by what differs between them, and begin to show how far they are."""
+    def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **kwargs: Any) -> None:
+        """Name the runs by what differs between them, see that they fit what is there, and begin to show how far."""
         folder = Path(config.hydra.sweep.dir)
-        if any(folder.glob(f"*/{CONFIG}")):
-            # Hydra makes a warning of any other exception here.
-            sys.exit(f"Error: Expected an empty folder for new runs, got {folder}, which has some; say output_dir=...")
-        jobs = [dict(override.split("=", 1) for override in job) for job in _jobs(config)]
-        constant = [key for key in jobs[0] if len({job[key] for job in jobs}) == 1] if jobs else []
+        overrides = _jobs(config)
+        jobs = [dict(override.split("=", 1) for override in job) for job in overrides]
+        there = {path.parent.name for path in folder.glob(f"*/{CONFIG}")}
+        told = {part.partition("=")[0] for name in there for part in name.split(",")}
+        constant = [
+            key
+            for key in (jobs[0] if jobs else ())
+            if len({job[key] for job in jobs}) == 1 and key not in told and key.rpartition(".")[2] not in told
+        ]
+        constant += [key for key in INCIDENTAL if key not in constant]
         with open_dict(config):
             # Carried to every run as if it had been said on the command line.
-            config.hydra.overrides.hydra.append(
-                f"hydra.job.config.override_dirname.exclude_keys=[{','.join(constant)}]"
-            )
+            config.hydra.overrides.hydra += [
+                f"hydra.job.config.override_dirname.exclude_keys=[{','.join(constant)}]",
+                f"hydra.sweep.dir='{folder}'",
+            ]
+        names = [run_name(job, constant) for job in overrides]
+        if not config.force:
+            _refuse_others(folder, dict(zip(names, overrides, strict=True)), config_name)
         default = config.trainer.max_epochs
         epochs = sum(int(job.get("trainer.max_epochs", default)) for job in jobs)
-        print(f"{len(jobs)} runs in {folder}", f"To watch them: tensorboard --logdir {folder}", sep="\n", flush=True)
-        StudyProgress.watch = Watch(folder, len(jobs), epochs)
+        said = sum((folder / name / RESULT).exists() for name in names) if not config.force else 0
+        finished = f", {said} of them finished before" if said else ""
+        print(
+            f"{len(jobs) or 'Several'} runs in {folder}{finished}",
+            f"To watch them: tensorboard --logdir {folder}",
+            sep="\n",
+            flush=True,
+        )
+        StudyProgress.watch = Watch(folder, names, epochs)
         StudyProgress.watch.start()
 
 
+def _refuse_others(folder: Path, jobs: Mapping[str, Sequence[str]], config_name: str | None) -> None:
+    """End the process where the folder has a run of one of these names with other settings."""
+    for name, overrides in jobs.items():
+        if (folder / name / CONFIG).exists():
+            asked = compose(config_name, list(overrides))
+            with open_dict(asked):
+                for key in ("logger", "output_dir"):  # only a run can resolve them
+                    asked.pop(key, None)
+            try:
+                refuse_other(folder / name, asked)
+            except ValueError as error:
+                sys.exit(f"Error: {error}")  # of any other exception Hydra makes a warning here
+
+
 class Watch(threading.Thread):
-    """Shows one bar for all runs of a folder, and a line as each one ends.
+    """Shows one bar for all runs of a multirun, and a line as each one ends.
 
     Args:
         folder: The folder of the multirun.
-        runs: How many runs there will be.
+        names: The names of its runs; empty for all that come to be in the folder.
         epochs: How many epochs they will have in all.
     """
 
-    def __init__(self, folder: Path, runs: int, epochs: int) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], epochs: int) -> None:
         super().__init__(daemon=True)
-        self.folder, self.runs, self.epochs = folder, runs, epochs
+        self.folder, self.names, self.epochs = folder, names, epochs
         self._over = threading.Event()
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of the runs that have one."""
+        named = [self.folder / name for name in self.names]
+        return [path for path in named if (path / CONFIG).exists()] or [
+            path.parent for path in self.folder.glob(f"*/{CONFIG}") if not named
+        ]
+
+    def unfinished(self) -> list[Path]:
+        """The folders of those that have neither a result nor an error, or that another process has."""
+        every = [self.folder / name for name in self.names] or self.folders
+        return [path for path in every if _ending(path) is None or is_claimed(path)]
+
+    def finished(self) -> str:
+        """How many of its runs have finished, of how many."""
+        done = sum((path / RESULT).exists() for path in self.folders)
+        return f"{done} of {len(self.names) or len(self.folders)}"
+
+    def missing(self) -> list[str]:
+        """A line for each run without a result: why, and where to look."""
+        every = [self.folder / name for name in self.names] or self.folders
+        return [f"  {path.name}: {_why(path)}" for path in every if not (path / RESULT).exists()]
 
     def stop(self) -> None:
         """Show what has ended last, and no more."""
@@ -80,17 +161,23 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         """Look at the folder twice a second."""
-        started, ended, over = time.monotonic(), set[Path](), False
-        with tqdm(total=self.epochs, unit="epoch", disable=not sys.stderr.isatty(), leave=False, smoothing=0) as bar:
+        started, over = time.monotonic(), False
+        ended = {path for path in self.folders if _ending(path)}
+        before = sum(map(_epochs, self.folders))
+        with tqdm(
+            total=self.epochs, initial=before, unit="epoch", disable=not sys.stderr.isatty(), leave=False, smoothing=0
+        ) as bar:
             while not over:
                 over = self._over.wait(0.5)  # and look once more after the end
-                epochs = {path.parent: _epochs(path.parent) for path in self.folder.glob(f"*/{CONFIG}")}
+                epochs = {path: _epochs(path) for path in self.folders}
                 done = sum(epochs.values())
+                ended = {path for path in ended if _ending(path)}  # a run that had failed may be tried again
                 for folder in epochs.keys() - ended:
                     if line := _ending(folder):
                         ended.add(folder)
-                        left = (time.monotonic() - started) / max(done, 1) * (self.epochs - done)
-                        number = f"[{len(ended):{len(str(self.runs))}}/{self.runs}]"
+                        left = (time.monotonic() - started) / max(done - before, 1) * (self.epochs - done)
+                        runs = len(self.names) or len(epochs)
+                        number = f"[{len(ended):{len(str(runs))}}/{runs}]"
                         bar.write(f"{number} {folder.name}  {line}{_left(left)}")
                         sys.stdout.flush()
                 bar.update(done - bar.n)
@@ -122,6 +209,15 @@ def _ending(folder: Path) -> str | None:
     if (folder / ERROR).exists():
         return f"failed: see {folder / ERROR}"
     return None
+
+
+def _why(folder: Path) -> str:
+    """Why a run has no result, and where to look."""
+    path = folder / ERROR
+    if path.exists():
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [f"{ERROR} is empty"]
+        return f"{lines[-1]} ({path})"
+    return f"stopped after {_epochs(folder)} epochs ({folder})"
 
 
 def _left(seconds: float) -> str:

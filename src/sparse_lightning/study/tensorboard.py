@@ -56,6 +56,16 @@ class Board(TensorBoardLogger):
         super().__init__(save_dir=folder, name="", version="", default_hp_metric=False)
 
     @rank_zero_only
+    def go_on(self, metrics: Mapping[str, str]) -> None:
+        """Go on after an epoch: what was logged of later ones no longer counts, and nothing of this one is missing.
+
+        Args:
+            metrics: The row of that epoch in `metrics.csv`.
+        """
+        self._kwargs["purge_step"] = int(metrics["epoch"]) + 1
+        self.log_metrics({name: float(value) for name, value in metrics.items() if value})
+
+    @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing yet: TensorBoard takes them once, with the result."""
 
