@@ -47,9 +47,10 @@ from tqdm import tqdm
 from sparse_lightning import MNISTDataModule, PruneRegrow, SparseMLP
 from sparse_lightning.mnist import MNIST_MEAN, MNIST_STD, PACKAGED
 from sparse_lightning.study.connections import Connections
-from sparse_lightning.study.record import MetricsCSV, read_metrics, recorders
-from sparse_lightning.study.run import NoProfiler
+from sparse_lightning.study.record import read_metrics
+from sparse_lightning.study.recorders import MetricsCSV, recorders
 from sparse_lightning.study.tensorboard import Board
+from sparse_lightning.study.training import NoProfiler
 
 ARMS: dict[str, dict[str, Any]] = {
     "hebbian": {"hebbian_grow": True},

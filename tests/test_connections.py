@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sparse_lightning import SparseMLP
 from sparse_lightning.study.connections import DEGREES, Connections, Turnover, gini, jaccard, measures, read_degrees
-from sparse_lightning.study.record import MetricsCSV
+from sparse_lightning.study.recorders import MetricsCSV
 from sparse_lightning.study.runs import load_metrics
 
 

@@ -15,9 +15,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from sparse_lightning.study import load_runs
-from sparse_lightning.study.connections import DEGREES
 from sparse_lightning.study.design import arrange, label
-from sparse_lightning.study.record import MetricsCSV, write_result
+from sparse_lightning.study.record import DEGREES, write_result
+from sparse_lightning.study.recorders import MetricsCSV
 from sparse_lightning.study.report import analyse, format_report, make_report
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from sparse_lightning.study import format_table, load_runs, original_columns, summarize
-from sparse_lightning.study.record import MetricsCSV, read_metrics, sentence, write_result
+from sparse_lightning.study.record import read_metrics, sentence, write_result
+from sparse_lightning.study.recorders import MetricsCSV
 from sparse_lightning.study.sweep import run_name
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "src/sparse_lightning/study/published.json").read_text())

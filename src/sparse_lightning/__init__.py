@@ -1,28 +1,32 @@
 """Dynamic sparse training for PyTorch Lightning."""
 
-from sparse_lightning.callback import PruneRegrow
-from sparse_lightning.coactivation import Coactivation
-from sparse_lightning.growth import (
-    GradientGrowth,
-    Growth,
-    HebbianGrowth,
-    InverseHebbianGrowth,
-    MomentumGrowth,
-    RandomGrowth,
-)
-from sparse_lightning.inspection import sparsity_report, topology_of
-from sparse_lightning.mlp import SparseMLP
-from sparse_lightning.mnist import MNISTDataModule
-from sparse_lightning.presets import SET, SNFS, HebbianRegrow, RandomRegrow, RigL, StaticSparse
-from sparse_lightning.pruning import (
-    HebbianPruning,
-    InverseHebbianPruning,
-    Magnitude,
-    MixedPruning,
-    Pruning,
-    SignedMagnitude,
-    WeightedHebbianPruning,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparse_lightning.callback import PruneRegrow
+    from sparse_lightning.coactivation import Coactivation
+    from sparse_lightning.growth import (
+        GradientGrowth,
+        Growth,
+        HebbianGrowth,
+        InverseHebbianGrowth,
+        MomentumGrowth,
+        RandomGrowth,
+    )
+    from sparse_lightning.inspection import sparsity_report, topology_of
+    from sparse_lightning.mlp import SparseMLP
+    from sparse_lightning.mnist import MNISTDataModule
+    from sparse_lightning.presets import SET, SNFS, HebbianRegrow, RandomRegrow, RigL, StaticSparse
+    from sparse_lightning.pruning import (
+        HebbianPruning,
+        InverseHebbianPruning,
+        Magnitude,
+        MixedPruning,
+        Pruning,
+        SignedMagnitude,
+        WeightedHebbianPruning,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -52,3 +56,15 @@ __all__ = [
     "sparsity_report",
     "topology_of",
 ]
+
+_HOMES = ("callback", "coactivation", "growth", "inspection", "mlp", "mnist", "presets", "pruning")
+
+
+def __getattr__(name: str) -> Any:
+    """PyTorch and Lightning, which take seconds, are imported with the first of these names: `--help` needs none."""
+    if name in __all__:
+        for home in _HOMES:
+            found = getattr(import_module(f"{__name__}.{home}"), name, None)
+            if found is not None:
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,10 +15,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from sparse_lightning.callback import PruneRegrow
-from sparse_lightning.study.record import write
+from sparse_lightning.study.record import DEGREES, write
 from sparse_lightning.study.tensorboard import Board
 
-DEGREES = "connections.npz"
 SHOWN = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)  # epochs whose masks TensorBoard shows; and the last
 PRUNINGS = (1, 2, 5)  # after so many, how many of the connections grown are left
 

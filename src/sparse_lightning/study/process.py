@@ -24,17 +24,21 @@ class DiedError(RuntimeError):
     """The process ended without a result."""
 
 
-def in_own_process(work: Callable[[Task], float], task: Task) -> float:
+def in_own_process(work: Callable[[Task], float], task: Task, preload: str) -> float:
     """What `work` makes of `task`, in a process that ends when this one does, or the one that it was started by.
 
     Args:
         work: A function of a module, which leaves no exception.
         task: What it is given; it is pickled.
+        preload: The module that takes long to import.
 
     Raises:
         DiedError: The process was killed, or crashed.
     """
-    _CONTEXT.set_forkserver_preload([work.__module__])
+    _CONTEXT.set_forkserver_preload([preload])
+    method = _CONTEXT.get_start_method()
+    if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
+        multiprocessing.set_start_method(method, force=True)  # joblib's workers have one that children do not know
     receiver, sender = _CONTEXT.Pipe(duplex=False)
     process = _CONTEXT.Process(target=_serve, args=(work, task, sender))
     starter = os.getppid()

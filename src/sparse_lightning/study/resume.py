@@ -7,12 +7,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from sparse_lightning.study.connections import DEGREES
-from sparse_lightning.study.record import CHECKPOINTS, CONFIG, DATA, ERROR, INCIDENTAL, LAST, METRICS, PREVIOUS, RESULT
+from sparse_lightning.study.record import (
+    CHECKPOINTS,
+    CONFIG,
+    DATA,
+    DEGREES,
+    ERROR,
+    INCIDENTAL,
+    LAST,
+    METRICS,
+    PREVIOUS,
+    RESULT,
+)
 
 LOCK = ".lock"
 PATIENCE = 3.0  # seconds: more than a process that was killed needs to let go
@@ -92,6 +101,8 @@ def last_checkpoint(folder: Path) -> tuple[Path | None, dict[str, Any], list[str
     Returns:
         Its path, None where there is none, its content, and a sentence for each that is damaged.
     """
+    import torch  # slow, and nothing else here needs it
+
     said: list[str] = []
     for path in (folder / CHECKPOINTS / LAST, folder / CHECKPOINTS / (LAST + PREVIOUS)):
         if path.exists():

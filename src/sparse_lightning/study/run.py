@@ -1,54 +1,19 @@
-"""One run: from a configuration to a folder."""
+"""One run as Hydra starts it: from a configuration to a folder, in a process of its own where there are several."""
 
-import logging
 import math
-import platform
-import subprocess
 import sys
 import traceback
-import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from sparse_lightning.mnist import MNISTDataModule
-from sparse_lightning.study.connections import Connections
 from sparse_lightning.study.process import DiedError, in_own_process
-from sparse_lightning.study.record import (
-    CONFIG,
-    DATA,
-    ERROR,
-    WholeCheckpoints,
-    read_metrics,
-    recorders,
-    sentence,
-    write,
-    write_result,
-)
-from sparse_lightning.study.resume import (
-    BusyError,
-    OtherRunError,
-    claimed,
-    clear,
-    last_checkpoint,
-    refuse_other,
-    result_of,
-)
-from sparse_lightning.study.tensorboard import Board
-
-RESULTS = ("val_acc_max", "val_acc_max_epoch", "val_acc_last", "epochs")
+from sparse_lightning.study.record import ERROR, sentence, write
+from sparse_lightning.study.resume import BusyError, OtherRunError, claimed
 
 
 @dataclass(frozen=True)
@@ -81,7 +46,7 @@ def run(cfg: DictConfig) -> float:
     if alone:
         return attempt(job)
     try:
-        return in_own_process(attempt, job)
+        return in_own_process(attempt, job, preload="sparse_lightning.study.training")
     except DiedError as error:
         _note_failure(folder, str(error))
         return math.nan
@@ -89,11 +54,11 @@ def run(cfg: DictConfig) -> float:
 
 def attempt(job: Job) -> float:
     """Do what is left to do of a run, and note a failure; see :func:`run`."""
-    _quieten()
+    from sparse_lightning.study.training import is_first, train  # slow, and not for a process that only waits
+
     try:
-        first = rank_zero_only(lambda: True)() is True  # the others of a distributed run work for the first one
-        with claimed(job.folder) if first else nullcontext():
-            return _train(job, first)
+        with claimed(job.folder) if is_first() else nullcontext():  # the others work for the first one
+            return train(job)
     except (BusyError, OtherRunError) as error:
         if job.alone:
             sys.exit(f"Error: {sentence(error)}")
@@ -117,125 +82,8 @@ def _note_failure(folder: Path, said: str, details: str = "") -> bool:
     return True
 
 
-def _train(job: Job, first: bool) -> float:
-    """The last validation accuracy of the run, once there is nothing left to do of it."""
-    cfg, folder = cast(DictConfig, OmegaConf.create(job.config)), job.folder
-    if cfg.force and first:
-        clear(folder)
-    refuse_other(folder, cfg)
-    if not (folder / CONFIG).exists():
-        write(folder / CONFIG, job.config)  # first of all: a run that fails has one too
-    if not (isinstance(cfg.seed, int) and 0 <= cfg.seed < 2**32):
-        raise ValueError(f"Expected seed to be a whole number from 0, got {cfg.seed!r}")
-    data = instantiate(cfg.data)
-    if isinstance(data, MNISTDataModule):
-        cfg[DATA] = data.digest()
-        refuse_other(folder, cfg)
-    if not (result := result_of(folder)):
-        result = _fit(job, cfg, data)
-    elif job.alone and first:
-        print("Finished before; force=true trains it anew.")
-    if job.alone and first:
-        print(_closing(result, folder))
-    return float(result["val_acc_last"])
-
-
-def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
-    """Train what is left, and write the result."""
-    folder, alone = job.folder, job.alone
-    path, checkpoint, damaged = last_checkpoint(folder)
-    for said in damaged:
-        since = f"after epoch {checkpoint['epoch']}" if path else "from the start"
-        print(f"{folder.name}: {said}; going on {since}", file=sys.stderr, flush=True)
-    (folder / ERROR).unlink(missing_ok=True)
-    torch.set_num_threads(cfg.threads)
-    seed_everything(cfg.seed, verbose=False)
-    model: LightningModule = instantiate(cfg.model)
-    loggers = list(instantiate(cfg.logger).values())
-    board = next((logger for logger in loggers if isinstance(logger, Board)), None)
-    if board and path:
-        board.go_on(next(row for row in read_metrics(folder) if int(row["epoch"]) == checkpoint["epoch"]))
-    callbacks: list[Callback] = [Connections(folder), *recorders(folder, OmegaConf.to_yaml(cfg))]
-    bar = alone and sys.stderr.isatty()
-    if alone:
-        callbacks.append(TQDMProgressBar(refresh_rate=20) if bar else EpochLines())
-    own = {"logger": loggers, "callbacks": callbacks, "enable_progress_bar": bar, "plugins": [WholeCheckpoints()]}
-    if "profiler" not in cfg.trainer:
-        own["profiler"] = NoProfiler()
-    trainer: Trainer = instantiate(cfg.trainer, **own)
-    try:
-        trainer.fit(model, datamodule=data, ckpt_path=path or cfg.ckpt_path)
-    except SystemExit:
-        if not (alone and trainer.interrupted):
-            raise
-        sys.exit("Stopped. The same command goes on from the last epoch.")
-    accuracy = {int(row["epoch"]): float(row["val_acc"]) for row in read_metrics(folder) if row.get("val_acc")}
-    if not accuracy:
-        raise ValueError("Expected an epoch to train and validate, got none")
-    if not trainer.is_global_zero:
-        return {"val_acc_last": list(accuracy.values())[-1]}
-    result = write_result(folder, accuracy, **_facts())
-    if board:
-        board.log_result(_shown(cfg), {name: result[name] for name in RESULTS}, job.swept)
-    return result
-
-
-class NoProfiler(PassThroughProfiler):
-    """Measures nothing, at less cost than Lightning's own way not to: it is asked some fifty times a step."""
-
-    _nothing = nullcontext()
-
-    def profile(self, action_name: str) -> nullcontext[None]:  # type: ignore[override]
-        """Nothing to enter and nothing to leave."""
-        return self._nothing
-
-
-class EpochLines(Callback):
-    """Says a line an epoch, where there is no terminal for a bar."""
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say the line; training metrics are not there yet."""
-        names = [name for name in ("val_loss", "val_acc", "epoch_time") if name in trainer.callback_metrics]
-        said = "  ".join(f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in names)
-        print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}:  {said}", flush=True)
-
-
-def _shown(cfg: DictConfig) -> dict[str, Any]:
-    """The settings that a table of runs shows: those of the model and the data, the seed, the epochs asked for."""
-    knobs = {**cfg.model, **cfg.data, "seed": cfg.seed, "max_epochs": cfg.trainer.max_epochs}
-    return {key: value for key, value in knobs.items() if not str(key).startswith("_")}
-
-
 def _swept() -> frozenset[str]:
     """The settings that differ between the runs of this multirun, by their last names."""
     hydra = HydraConfig.get()
     said = {override.lstrip("+~").partition("=")[0] for override in hydra.overrides.task}
     return frozenset(key.rpartition(".")[2] for key in said - set(hydra.job.config.override_dirname.exclude_keys))
-
-
-def _closing(result: dict[str, Any], folder: Path) -> str:
-    return (
-        f"val_acc {result['val_acc_max']:.4f} at its best (epoch {result['val_acc_max_epoch']}, counted from 0), "
-        f"{result['val_acc_last']:.4f} at the last of {result['epochs']} epochs\n{folder}"
-    )
-
-
-def _quieten() -> None:
-    """Leave out what Lightning says at every start, hardware and tips, and a warning about Lightning's own code."""
-    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*is deprecated")
-    warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
-    warnings.filterwarnings("ignore", message=r".*Checkpoint directory .* exists and is not empty")
-
-
-def _facts() -> dict[str, Any]:
-    """Where the result comes from: the commit of the checkout, if it is one, and the versions."""
-    packages = ("sparse_lightning", "torch", "lightning")
-    versions = {name: version(name) for name in packages} | {"python": platform.python_version()}
-    root = Path(__file__).parents[3]
-    commit = None
-    if (root / ".git").exists():
-        asked = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-        commit = asked.stdout.strip() or None
-    return {"commit": commit, "versions": versions}

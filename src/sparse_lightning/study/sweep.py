@@ -99,6 +99,8 @@ class StudyProgress(Callback):
             sep="\n",
             flush=True,
         )
+        if StudyProgress.watch is not None:  # the multirun is taken up again
+            StudyProgress.watch.stop()
         StudyProgress.watch = Watch(folder, names, epochs)
         StudyProgress.watch.start()
 
