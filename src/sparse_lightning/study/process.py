@@ -24,13 +24,14 @@ class DiedError(RuntimeError):
     """The process ended without a result."""
 
 
-def in_own_process(work: Callable[[Task], float], task: Task, preload: str) -> float:
-    """What `work` makes of `task`, in a process that ends when this one does, or the one that it was started by.
+def in_own_process(work: Callable[[Task], float], task: Task, preload: str, launched: bool) -> float:
+    """What `work` makes of `task`, in a process that does not outlive this one.
 
     Args:
         work: A function of a module, which leaves no exception.
         task: What it is given; it is pickled.
         preload: The module that takes long to import.
+        launched: Whether this process belongs to a launcher, and ends when that one is gone.
 
     Raises:
         DiedError: The process was killed, or crashed.
@@ -46,8 +47,9 @@ def in_own_process(work: Callable[[Task], float], task: Task, preload: str) -> f
     sender.close()
     try:
         while not receiver.poll(1.0):
-            if os.getppid() != starter:
-                raise SystemExit("The sweep has ended")
+            if launched and os.getppid() != starter:
+                process.kill()
+                os._exit(1)  # joblib would go on with the next
         return float(receiver.recv())
     except EOFError:
         process.join()

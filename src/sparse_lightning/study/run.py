@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from sparse_lightning.study.process import DiedError, in_own_process
 from sparse_lightning.study.record import ERROR, sentence, write
 from sparse_lightning.study.resume import BusyError, OtherRunError, claimed
+from sparse_lightning.study.sweep import StudyProgress
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def run(cfg: DictConfig) -> float:
     if alone:
         return attempt(job)
     try:
-        return in_own_process(attempt, job, preload="sparse_lightning.study.training")
+        return in_own_process(attempt, job, "sparse_lightning.study.training", StudyProgress.watch is None)
     except DiedError as error:
         _note_failure(folder, str(error))
         return math.nan
