@@ -866,3 +866,12 @@ def test_a_frozen_layer_is_left_alone(model, trainer, data, net):
     trainer(max_epochs=2, callbacks=[callback]).fit(model(net), data)
     assert list(callback.masks) == ["network.3.weight", "network.5.weight"]
     assert net[0].weight.equal(before)
+
+
+def test_a_layer_frozen_after_it_was_made_sparse_is_refused(model, trainer, data, net):
+    class Freeze(Callback):
+        def setup(self, trainer: object, pl_module: nn.Module, stage: str) -> None:
+            pl_module.network[0].requires_grad_(False)
+
+    with pytest.raises(ValueError, match=r"stay trainable once sparse, got network\.0\.weight frozen since"):
+        trainer(max_epochs=1, callbacks=[PruneRegrow(), Freeze()]).fit(model(net), data)

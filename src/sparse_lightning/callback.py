@@ -318,7 +318,18 @@ class PruneRegrow(Callback):
             self._claim(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See that the weights, a checkpoint's perhaps, are on the masks, and averages of them too."""
+        """See that the weights, a checkpoint's perhaps, are on the masks, and averages of them too.
+
+        Raises:
+            ValueError: Another callback froze weights after setup made them sparse; once thawed they would be dense.
+        """
+        weights = pl_module.named_parameters()
+        frozen = [name for name, weight in weights if name in self._masks and not weight.requires_grad]
+        if frozen:
+            raise ValueError(
+                f"Expected weights to stay trainable once sparse, got {', '.join(frozen)} frozen since: exclude them, "
+                "or list the callback that freezes before this one"
+            )
         self._claim(trainer, pl_module)
         self._detach()
         self._weights = {name: weight for name, (weight, _) in self._targets(pl_module).items()}
