@@ -428,6 +428,11 @@ def test_layers_built_in_configure_model_are_found(trainer, model, data):
         ),
         ({"pruning": "weight"}, "Expected pruning to be one of signed_magnitude, magnitude, .*, got 'weight'"),
         ({"pruning_early_stop": -1}, "Expected pruning_early_stop to be 0 or a number of drops, got -1"),
+        ({"seed": "one"}, "Expected seed to be a whole number, got 'one'"),
+        ({"schedule": 3}, "Expected schedule to be a name or a function of progress, got 3"),
+        ({"include": []}, r"Expected include to be patterns or None, got \[\]"),
+        ({"density": {0: 0.5}}, "Expected density to be a number or numbers by layer name, got {0: 0.5}"),
+        ({"prune_fraction": {0: 0.5}}, "Expected prune_fraction to be a number or numbers by layer name, got {0"),
     ],
 )
 def test_arguments_out_of_range_are_refused_at_once(arguments, message):
@@ -447,6 +452,29 @@ def test_a_model_without_linear_layers_is_refused(trainer, model, data):
     network = nn.Sequential(nn.BatchNorm1d(6), nn.ReLU())
     with pytest.raises(ValueError, match="Expected a model with trainable Linear or convolution layers, got Model"):
         trainer(max_epochs=1, callbacks=[PruneRegrow()]).fit(model(network), data)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (
+            nn.utils.parametrizations.weight_norm(nn.Linear(6, 8)),
+            "weight of 'network.0' to be a parameter, got one comp",
+        ),
+        (nn.LazyLinear(8), "Expected 'network.0' to have its weight, got a lazy layer"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_a_layer_without_a_weight_of_its_own_is_refused_by_name(model, layer, message):
+    with pytest.raises(ValueError, match=message):
+        PruneRegrow().sparsify(model(nn.Sequential(layer, nn.Linear(8, 3))))
+
+
+def test_what_a_weight_is_computed_from_can_be_named(model):
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(6, 8))
+    callback = PruneRegrow(density=0.5, include="*.original1")
+    callback.sparsify(model(nn.Sequential(normed, nn.Linear(8, 3))))
+    assert int(normed.weight.count_nonzero()) == 24
 
 
 def test_two_on_the_same_weight_are_refused_before_anything_is_done(trainer, model, net, data):
@@ -838,3 +866,12 @@ def test_a_frozen_layer_is_left_alone(model, trainer, data, net):
     trainer(max_epochs=2, callbacks=[callback]).fit(model(net), data)
     assert list(callback.masks) == ["network.3.weight", "network.5.weight"]
     assert net[0].weight.equal(before)
+
+
+def test_a_layer_frozen_after_it_was_made_sparse_is_refused(model, trainer, data, net):
+    class Freeze(Callback):
+        def setup(self, trainer: object, pl_module: nn.Module, stage: str) -> None:
+            pl_module.network[0].requires_grad_(False)
+
+    with pytest.raises(ValueError, match=r"stay trainable once sparse, got network\.0\.weight frozen since"):
+        trainer(max_epochs=1, callbacks=[PruneRegrow(), Freeze()]).fit(model(net), data)

@@ -136,6 +136,12 @@ def test_an_optimizer_without_momentum_is_refused_before_training(optimizer):
         MomentumGrowth().statistics["momentum"].attach(layer, ["weight"], [optimizer(layer.parameters())])
 
 
+def test_a_weight_that_no_optimizer_trains_is_refused_before_training():
+    layer, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    with pytest.raises(ValueError, match="momentum for 'weight' to grow by, got none that trains it"):
+        MomentumGrowth().statistics["momentum"].attach(layer, ["weight"], [torch.optim.Adam(other.parameters())])
+
+
 def test_momentum_before_any_step_is_refused():
     layer = nn.Linear(2, 1)
     growth = MomentumGrowth()

@@ -44,10 +44,29 @@ def test_a_run_starts_from_the_topology_of_a_checkpoint(trained, trainer, model,
     )
     other = PruneRegrow(density=0.25, growth=None)
     other.start_from(topology_of(path))
-    for name, mask in other.masks.items():
-        fresh.get_parameter(name).data.mul_(mask)
     trainer(max_epochs=1, callbacks=[other]).fit(fresh, data)
     assert all(mask.equal(callback.masks[name]) for name, mask in other.masks.items())
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (
+            {"nonsense": torch.ones(8, 6, dtype=torch.bool)},
+            r"Expected a mask to start 'nonsense' from .* None, got \[8",
+        ),
+        ({"network.0.weight": torch.ones(3, 3, dtype=torch.bool)}, r"'network.0.weight' .*\[8, 6\], got \[3, 3\]"),
+        ({"network.0.weight": torch.ones(8, 6)}, "Expected a boolean mask for 'network.0.weight', got torch.float32"),
+    ],
+)
+def test_masks_that_are_not_the_models_are_refused_before_training(model, net, masks, message):
+    def start() -> None:
+        callback = PruneRegrow()
+        callback.start_from(masks)
+        callback.sparsify(model(net))
+
+    with pytest.raises(ValueError, match=message):
+        start()
 
 
 def test_the_report_counts_what_is_not_zero(trained):

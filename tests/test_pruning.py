@@ -124,9 +124,10 @@ def test_mixed_drops_only_what_both_drop(magnitude, hebbian, expected):
     assert dropped(MixedPruning(hebbian), magnitude) == expected
 
 
-def test_mixed_refuses_a_fraction_out_of_range():
-    with pytest.raises(ValueError, match=r"Expected hebbian_fraction in \[0, 1\], got 1.5"):
-        MixedPruning(1.5)
+@pytest.mark.parametrize("fraction", [1.5, "half"])
+def test_mixed_refuses_a_fraction_out_of_range(fraction):
+    with pytest.raises(ValueError, match=rf"Expected hebbian_fraction in \[0, 1\], got {fraction!r}"):
+        MixedPruning(fraction)
 
 
 def test_the_class_is_the_function():

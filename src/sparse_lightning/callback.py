@@ -108,6 +108,10 @@ class PruneRegrow(Callback):
         for value in _values(density):
             _expect(_is_number(value) and 0 < value <= 1, "density in (0, 1]", value)
         _expect(density != {}, "density by layer name", density)
+        for argument, given in (("density", density), ("prune_fraction", prune_fraction)):
+            named = not isinstance(given, Mapping) or all(isinstance(pattern, str) for pattern in given)
+            _expect(named, f"{argument} to be a number or numbers by layer name", given)
+        _expect(isinstance(seed, int) and not isinstance(seed, bool), "seed to be a whole number", seed)
         for value in _values(prune_fraction):
             _expect(_is_number(value) and 0 <= value < 1, "prune_fraction in [0, 1)", value)
         _expect(_is_whole(pruning_early_stop), "pruning_early_stop to be 0 or a number of drops", pruning_early_stop)
@@ -137,14 +141,17 @@ class PruneRegrow(Callback):
         self.pruning_early_stop = pruning_early_stop
         self.distribution = _named("distribution", distribution, DENSITIES)
         self.include = None if include is None else _patterns("include", include)
+        _expect(self.include != (), "include to be patterns or None", include)
         self.exclude = _patterns("exclude", exclude)
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self.first, self.last = first, last
         self.schedule = _named("schedule", schedule, SCHEDULES) if isinstance(schedule, str) else schedule
+        _expect(callable(self.schedule), "schedule to be a name or a function of progress", schedule)
         self.optimizer_state = optimizer_state
         self.regrow = regrow
         self.rewirings = 0
         self._masks: dict[str, Tensor] = {}
+        self._given: set[str] = set()
         self._grown: dict[str, int] = {}
         self._due: dict[str, float] = {}
         self._statistics = self._shared_statistics()
@@ -249,21 +256,38 @@ class PruneRegrow(Callback):
         Raises:
             ValueError: A pattern matches nothing, or weights are sparse already at a higher density than asked for.
         """
-        masks, new = {}, False
-        for name, (weight, count) in self._targets(module).items():
+        masks, new, targets = {}, False, self._targets(module)
+        for name in self._given:
+            wanted = list(targets[name][0].shape) if name in targets else None
+            given = list(self._masks[name].shape)
+            if wanted != given:
+                raise ValueError(f"Expected a mask to start {name!r} from of the weight's shape {wanted}, got {given}")
+        for name, (weight, count) in targets.items():
             mask = self._masks.get(name)
-            if mask is None or mask.shape != weight.shape or weight.detach()[~mask.to(weight.device)].any():
+            off = mask is None or mask.shape != weight.shape or weight.detach()[~mask.to(weight.device)].any()
+            if mask is None or (off and not (name in self._given and _is_dense(weight))):
                 mask, new = self._first_mask(name, weight.detach(), count), True
             masks[name] = mask.to(weight.device)
             weight.detach().mul_(masks[name])
-        self._masks = masks
+        self._masks, self._given = masks, set()
         if new:
             self._restart()
 
     def start_from(self, masks: Mapping[str, Tensor]) -> None:
-        """Take these masks, by parameter name, in place of what was there, and forget what came before."""
+        """Take these masks, by parameter name, in place of what was there, and forget what came before.
+
+        The next model has its weights cut to them if these are dense; weights that are sparse another way keep their
+        own topology, which counts for more.
+
+        Raises:
+            ValueError: What is given is not a boolean mask; at setup: the model has no such weight to train sparse.
+        """
+        for name, mask in masks.items():
+            whole = isinstance(mask, Tensor) and mask.dtype == torch.bool
+            _expect(whole, f"a boolean mask for {name!r}", mask.dtype if isinstance(mask, Tensor) else mask)
         self._masks = {name: mask.clone() for name, mask in masks.items()}
         self._restart()
+        self._given = set(self._masks)
 
     def rewire(self, optimizers: Iterable[Optimizer] = (), factor: float = 1.0) -> None:
         """Prune and regrow every layer once, now.
@@ -294,7 +318,18 @@ class PruneRegrow(Callback):
             self._claim(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See that the weights, a checkpoint's perhaps, are on the masks, and averages of them too."""
+        """See that the weights, a checkpoint's perhaps, are on the masks, and averages of them too.
+
+        Raises:
+            ValueError: Another callback froze weights after setup made them sparse; once thawed they would be dense.
+        """
+        weights = pl_module.named_parameters()
+        frozen = [name for name, weight in weights if name in self._masks and not weight.requires_grad]
+        if frozen:
+            raise ValueError(
+                f"Expected weights to stay trainable once sparse, got {', '.join(frozen)} frozen since: exclude them, "
+                "or list the callback that freezes before this one"
+            )
         self._claim(trainer, pl_module)
         self._detach()
         self._weights = {name: weight for name, (weight, _) in self._targets(pl_module).items()}
@@ -406,16 +441,26 @@ class PruneRegrow(Callback):
     def _targets(self, module: nn.Module) -> dict[str, tuple[nn.Parameter, int]]:
         """The weights to train sparse with their active connections, by parameter name; a tied one under its first."""
         found = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
-        layers = (part for part in module.modules() if isinstance(part, nn.Linear | _ConvNd))
-        own = {id(layer.weight) for layer in layers}
+        layers = {name: part for name, part in module.named_modules() if isinstance(part, nn.Linear | _ConvNd)}
+        for name, layer in layers.items():
+            if isinstance(layer.weight, nn.parameter.UninitializedParameter):
+                raise ValueError(f"Expected {name!r} to have its weight, got a lazy layer: run the model once before")
+        if self.include is None and not isinstance(self.density, Mapping):
+            computed = [name for name, layer in layers.items() if not isinstance(layer.weight, nn.Parameter)]
+            if computed:
+                raise ValueError(
+                    f"Expected the weight of {', '.join(map(repr, computed))} to be a parameter, got one computed from "
+                    "others, as by weight_norm; say in include which parameters to train sparse"
+                )
+        own = {id(layer.weight) for layer in layers.values()}
         usual = [name for name, weight in found.items() if id(weight) in own]
 
         def matches(argument: str, pattern: str) -> list[str]:
             named = [name for name in usual if _matches(name, pattern)]
             named = named or [name for name in found if _matches(name, pattern)]
             if not named:
-                layers = ", ".join(map(_layer, usual)) or "none"
-                raise ValueError(f"Expected a layer to match {pattern!r} in {argument}, got only {layers}")
+                there = ", ".join(map(_layer, usual)) or "none"
+                raise ValueError(f"Expected a layer to match {pattern!r} in {argument}, got only {there}")
             return named
 
         by_pattern = self.density if isinstance(self.density, Mapping) else {}
@@ -457,7 +502,7 @@ class PruneRegrow(Callback):
         found = int(active.count_nonzero())
         if found <= count:
             return active | random_mask(weight.shape, count - found, generator, among=~active)
-        if found < 0.99 * weight.numel():  # a dense initialisation has few zeros, and those by chance
+        if not _is_dense(weight):
             raise ValueError(
                 f"Expected weights of {name!r} that are dense or have at most {count} of {weight.numel()} connections "
                 f"active, as the density asks for, got {found} nonzero: another topology, which a mask would break"
@@ -600,6 +645,11 @@ class PruneRegrow(Callback):
         for handle in self._handles:
             handle.remove()
         self._handles, self._weights, self._averages = [], {}, []
+
+
+def _is_dense(weight: Tensor) -> bool:
+    """Whether this is a dense initialisation, which has few zeros, and those by chance."""
+    return int(weight.count_nonzero()) >= 0.99 * weight.numel()
 
 
 def _averages(trainer: Trainer, module: LightningModule) -> list[dict[int, nn.Parameter]]:

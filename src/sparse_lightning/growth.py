@@ -107,6 +107,10 @@ class Momentum:
         self._weights, self._optimizers = {name: module.get_parameter(name) for name in names}, optimizers
         groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
         for name, weight in self._weights.items():
+            if not any(weight is other for _, group in groups for other in group["params"]):
+                raise ValueError(
+                    f"Expected an optimizer with momentum for {name!r} to grow by, got none that trains it"
+                )
             for optimizer, group in groups:
                 if any(weight is other for other in group["params"]) and not (
                     group.get("momentum") or "betas" in group

@@ -137,7 +137,7 @@ class MixedPruning(HebbianPruning):
 
     def __init__(self, hebbian_fraction: float = 0.3, **options: Any) -> None:
         super().__init__(**options)
-        if not 0 <= hebbian_fraction <= 1:
+        if not (isinstance(hebbian_fraction, float | int) and 0 <= hebbian_fraction <= 1):
             raise ValueError(f"Expected hebbian_fraction in [0, 1], got {hebbian_fraction!r}")
         self.hebbian_fraction = hebbian_fraction
 
