@@ -134,12 +134,15 @@ def _keys(conf: Path) -> Iterator[str]:
 def _help(conf: Path) -> str:
     """Usage, and every knob with the words that stand beside it in its file."""
     parts = [USAGE]
-    for path in sorted(conf.glob("*.yaml")) + sorted(conf.glob("*/*.yaml")):
-        group = path.parent.name if path.parent != conf else ""
+    for path in sorted(conf.glob("*.yaml")) + sorted(conf.glob("*/*.yaml")) + sorted(conf.glob("hydra/*/*.yaml")):
+        group = path.parent.relative_to(conf).as_posix().strip(".")
         lines = path.read_text(encoding="utf-8").splitlines()
         knobs = [match.groups() for line in lines if (match := re.match(r"(\w+): +(.+?) +# (.+)", line))]
         title = next((line[2:] for line in lines if line.startswith("# ")), "")
         parts.append(f"{group}={path.stem}" if group else f"--config-name {path.stem}")
         parts[-1] += f"   {title}" if title else ""
-        parts += [f"  {group + '.' if group else ''}{key}={value}\n      {words}" for key, value, words in knobs] + [""]
+        parts += [
+            f"  {group.replace('/', '.') + '.' if group else ''}{key}={value}\n      {words}"
+            for key, value, words in knobs
+        ] + [""]
     return "\n".join(parts).replace("$", "$$")  # Hydra makes a template of it

@@ -5,7 +5,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,7 +28,7 @@ def run_name(overrides: Sequence[str], constant: Sequence[str]) -> str:
     parts = [override.lstrip("+~").partition("=") for override in overrides]
     telling = [(key, value) for key, _, value in parts if key not in constant] or [(key, v) for key, _, v in parts]
     keys = [key for key, _ in telling]
-    last = [key.rpartition(".")[2] for key in keys]
+    last = [_last(key) for key in keys]
     names = [short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)]
     values = [value.lower() if value in ("True", "False") else value.replace("/", "_") for _, value in telling]
     return _short(",".join(f"{name}={value}" for name, value in zip(names, values, strict=True))) or "run"
@@ -71,15 +71,7 @@ class StudyProgress(Callback):
         """Name the runs by what differs between them, see that they fit what is there, and begin to show how far."""
         folder = Path(config.hydra.sweep.dir)
         overrides = _jobs(config)
-        jobs = [dict(override.split("=", 1) for override in job) for job in overrides]
-        there = {path.parent.name for path in folder.glob(f"*/{CONFIG}")}
-        told = {part.partition("=")[0] for name in there for part in name.split(",")}
-        constant = [
-            key
-            for key in (jobs[0] if jobs else ())
-            if len({job[key] for job in jobs}) == 1 and key not in told and key.rpartition(".")[2] not in told
-        ]
-        constant += [key for key in INCIDENTAL if key not in constant]
+        constant = _constant(config, overrides, {path.parent.name for path in folder.glob(f"*/{CONFIG}")})
         with open_dict(config):
             # Carried to every run as if it had been said on the command line.
             config.hydra.overrides.hydra += [
@@ -90,11 +82,12 @@ class StudyProgress(Callback):
         if not config.force:
             _refuse_others(folder, dict(zip(names, overrides, strict=True)), config_name)
         default = config.trainer.max_epochs
-        epochs = sum(int(job.get("trainer.max_epochs", default)) for job in jobs)
-        said = sum((folder / name / RESULT).exists() for name in names) if not config.force else 0
-        finished = f", {said} of them finished before" if said else ""
+        said = [dict(override.split("=", 1) for override in job) for job in overrides]
+        epochs = sum(int(job.get("trainer.max_epochs", default)) for job in said)
+        before = sum((folder / name / RESULT).exists() for name in names) if not config.force else 0
+        finished = f", {before} of them finished before" if before else ""
         print(
-            f"{len(jobs) or 'Several'} runs in {folder}{finished}",
+            f"{len(names) or 'Several'} runs in {folder}{finished}",
             f"To watch them: tensorboard --logdir {folder}",
             sep="\n",
             flush=True,
@@ -103,6 +96,23 @@ class StudyProgress(Callback):
             StudyProgress.watch.stop()
         StudyProgress.watch = Watch(folder, names, epochs)
         StudyProgress.watch.start()
+
+
+def _constant(config: DictConfig, jobs: Sequence[Sequence[str]], names: Collection[str]) -> list[str]:
+    """The keys that do not tell the runs apart, neither from each other nor from those that are there already."""
+    said = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    single = {each.get_key_element() for each in said if not each.is_sweep_override()}
+    values: dict[str, set[str]] = {key: {""} for key in single}
+    for job in jobs:
+        for key, value in (override.split("=", 1) for override in job):
+            values[key] = values.get(key, set()) - {""} | {value}
+    told = {part.partition("=")[0] for name in names for part in name.split(",")}
+    constant = [key for key, several in values.items() if len(several) == 1 and not {key, _last(key)} & told]
+    return [*constant, *(key for key in INCIDENTAL if key not in constant)]
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _refuse_others(folder: Path, jobs: Mapping[str, Sequence[str]], config_name: str | None) -> None:
@@ -167,7 +177,12 @@ class Watch(threading.Thread):
         ended = {path for path in self.folders if _ending(path)}
         before = sum(map(_epochs, self.folders))
         with tqdm(
-            total=self.epochs, initial=before, unit="epoch", disable=not sys.stderr.isatty(), leave=False, smoothing=0
+            total=self.epochs or None,
+            initial=before,
+            unit="epoch",
+            disable=not sys.stderr.isatty(),
+            leave=False,
+            smoothing=0,
         ) as bar:
             while not over:
                 over = self._over.wait(0.5)  # and look once more after the end
@@ -178,9 +193,9 @@ class Watch(threading.Thread):
                     if line := _ending(folder):
                         ended.add(folder)
                         left = (time.monotonic() - started) / max(done - before, 1) * (self.epochs - done)
-                        runs = len(self.names) or len(epochs)
-                        number = f"[{len(ended):{len(str(runs))}}/{runs}]"
-                        bar.write(f"{number} {folder.name}  {line}{_left(left)}")
+                        runs = len(self.names)
+                        number = f"{len(ended):{len(str(runs))}}/{runs}" if runs else len(ended)
+                        bar.write(f"[{number}] {folder.name}  {line}{_left(left)}")
                         sys.stdout.flush()
                 bar.update(done - bar.n)
 
@@ -223,6 +238,6 @@ def _why(folder: Path) -> str:
 
 
 def _left(seconds: float) -> str:
-    if not seconds:
+    if seconds <= 0:
         return ""
     return f"  about {seconds / 60:.0f} min left" if seconds >= 90 else f"  about {seconds:.0f} s left"
