@@ -21,7 +21,13 @@ import pandas as pd
 import torch
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
-GRID = ["-m", "model.hebbian_grow=true,false", "trainer.limit_val_batches=2", "model.lr_milestones=[2]"]
+GRID = [
+    "-m",
+    "model.hebbian_grow=true,false",
+    "trainer.limit_val_batches=2",
+    "model.lr_milestones=[2]",
+    "hydra.launcher.n_jobs=2",
+]
 
 
 def command(folder: Path, epochs: int, seeds: int, *more: str, batches: int = 60) -> list[str]:

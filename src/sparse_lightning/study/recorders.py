@@ -24,12 +24,21 @@ class MetricsCSV(Logger):
 
     Args:
         folder: The run's folder.
+
+    Raises:
+        ValueError: The file of the run to continue is damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
         self.folder = Path(folder)
-        self._rows = {int(row["epoch"]): row for row in read_metrics(self.folder)}
+        try:
+            self._rows = {int(row["epoch"]): row for row in read_metrics(self.folder)}
+        except (KeyError, TypeError, ValueError) as error:
+            path = self.folder / METRICS
+            raise ValueError(
+                f"Expected {path} to have a row an epoch, got a damaged file; force=true trains the run anew"
+            ) from error
 
     @property
     def name(self) -> str:
@@ -94,7 +103,7 @@ class Record(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the time, and begin again."""
         now = time.perf_counter()
-        pl_module.log("epoch_time", now - self._started)
+        pl_module.log("epoch_time", now - self._started, sync_dist=trainer.world_size > 1)
         self._started = now
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 import threading
 import time
@@ -38,7 +39,7 @@ def study_folder(said: str | None, overrides: Sequence[str]) -> str:
     """The folder that was said, or one for what is asked for: the same for the same, and for more of what varies.
 
     >>> study_folder(None, ["model.hebbian_grow=true,false", "seed=range(8)", "trainer.max_epochs=3", "force=true"])
-    'outputs/hebbian_grow,seed,max_epochs=3'
+    'outputs/hebbian_grow+seed+max_epochs-3'
     """
     return said or f"outputs/{_study_name(overrides)}"
 
@@ -50,7 +51,8 @@ def _study_name(overrides: Sequence[str]) -> str:
         (each.get_key_element().lstrip("+~").rpartition(".")[2] if each.is_sweep_override() else run_name([text], []))
         for each, text in zip(parsed, said, strict=True)
     ]
-    return _short(",".join(parts)) or "run"
+    # Nothing that a shell or Hydra would take for more than a name.
+    return _short(re.sub(r"[^\w.+-]+", "-", "+".join(parts))) or "run"
 
 
 def _short(name: str, most: int = 120) -> str:

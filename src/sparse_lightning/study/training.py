@@ -51,6 +51,11 @@ def train(job: Job) -> float:
         write(folder / CONFIG, job.config)  # first of all: a run that fails has one too
     if not (isinstance(cfg.seed, int) and 0 <= cfg.seed < 2**32):
         raise ValueError(f"Expected seed to be a whole number from 0, got {cfg.seed!r}")
+    if not job.alone and cfg.trainer.devices != 1:
+        raise ValueError(
+            f"Expected trainer.devices=1 in a multirun, whose runs have a process each, got {cfg.trainer.devices}: a "
+            "run on several devices is started alone"
+        )
     data = instantiate(cfg.data)
     if isinstance(data, MNISTDataModule):
         cfg[DATA] = data.digest()
@@ -121,7 +126,8 @@ class EpochLines(Callback):
         """Say the line; training metrics are not there yet."""
         names = [name for name in ("val_loss", "val_acc", "epoch_time") if name in trainer.callback_metrics]
         said = "  ".join(f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in names)
-        print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}:  {said}", flush=True)
+        if trainer.is_global_zero:
+            print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}:  {said}", flush=True)
 
 
 def _shown(cfg: DictConfig) -> dict[str, Any]:
@@ -143,6 +149,7 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*is deprecated")
     warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
+    warnings.filterwarnings("ignore", message=r"torch\.distributed\.nn\.functional\.all_gather is deprecated")
     warnings.filterwarnings("ignore", message=r".*Checkpoint directory .* exists and is not empty")
 
 
