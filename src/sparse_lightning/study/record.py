@@ -129,12 +129,15 @@ class Record(Callback):
 
 
 class Checkpoint(ModelCheckpoint):
-    """Lightning's own, whose key is worked out once: it is asked for at every hook of every step."""
+    """Lightning's own for the ends of epochs, without what it does at each step."""
 
     @cached_property
     def state_key(self) -> str:
-        """Tells it apart from others."""
+        """Tells it apart from others; worked out once, since it is asked for at every hook of every step."""
         return super().state_key
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing is saved after a batch, so nothing is looked at."""
 
 
 def recorders(folder: Path, config: str) -> list[Callback]:
