@@ -181,6 +181,7 @@ def sparse_lightning(arm: str, epochs: int, seed: int, folder: Path, records: bo
     ]
     loggers = [MetricsCSV(home), Board(home)] if records else False
     options = {"callbacks": callbacks, "profiler": NoProfiler(), "num_sanity_val_steps": 0}
+    options["enable_model_summary"] = False  # as in conf/trainer/default.yaml
     return _lightning_fit(
         SparseMLP(**ARMS[arm], seed=seed), epochs, home, loggers, MNISTDataModule(seed=seed), **options
     )

@@ -1,4 +1,5 @@
 import copy
+import inspect
 import shutil
 from functools import partial
 from pathlib import Path
@@ -466,6 +467,40 @@ def test_saving_checkpoints_changes_nothing(trainer, data, recorder, tmp_path):
     mlp = small(lr_milestones=[2])
     trainer(max_epochs=4).fit(mlp, data)
     exactly(four_epochs(trainer, data, tmp_path, recorder(), {}, save="step=1")["weights"], mlp.state_dict())
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_the_trainer_clips_gradients(trainer, data, algorithm):
+    mlp, largest = small(), []
+
+    class Largest(Callback):
+        def on_before_zero_grad(self, trainer: object, pl_module: SparseMLP, optimizer: object) -> None:
+            gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
+            largest.extend(float(gradient.abs().max()) for gradient in gradients)
+
+    trainer(max_epochs=1, callbacks=[Largest()], gradient_clip_val=1e-4, gradient_clip_algorithm=algorithm).fit(
+        mlp, data
+    )
+    assert 0 < max(largest) <= 1e-4
+
+
+def test_gradients_are_let_go_of_before_the_next_ones():
+    mlp = small()
+    optimizer = mlp.configure_optimizers()["optimizer"]
+    mlp(torch.ones(4, 6)).sum().backward()
+    mlp.optimizer_zero_grad(0, 0, optimizer)
+    assert all(parameter.grad is None for parameter in mlp.parameters())
+
+
+def test_what_is_said_of_the_training_step_s_parameters_is_true():
+    said = inspect.signature(SparseMLP.training_step)
+    assert list(said.parameters) == ["self", "batch", "batch_idx"]
+
+    class Subclass(SparseMLP):
+        def training_step(self, batch: Tensor) -> Tensor:
+            return super().training_step(batch, 1)
+
+    assert list(inspect.signature(Subclass.training_step).parameters) == ["self", "batch"]
 
 
 def test_a_rank_that_never_has_an_image_has_sums_to_reduce():

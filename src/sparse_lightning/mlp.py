@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from sparse_lightning.callback import PruneRegrow
 from sparse_lightning.growth import HebbianGrowth, RandomGrowth
@@ -161,6 +163,25 @@ class SparseMLP(LightningModule):
             # What is left of an epoch whose end Lightning leaves out when it continues from the last batch of it.
             self._sums.pop("train", None)
         return self._measure("train", *batch)
+
+    # Lightning asks at every step whether there is a `batch_idx`; to work that out anew takes as long as a small layer.
+    training_step.__signature__ = signature(training_step)  # type: ignore[attr-defined]
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Let go of the gradients, without what an optimizer does around that for profilers and compilers."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip if the Trainer was told to."""
+        if gradient_clip_val is not None:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Take a batch into the validation metrics."""

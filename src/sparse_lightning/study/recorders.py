@@ -133,12 +133,15 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class Checkpoint(ModelCheckpoint):
-    """Lightning's own, but an epoch's metrics are in `metrics.csv` before its checkpoint is written."""
+    """Lightning's own for the ends of epochs, whose metrics are in `metrics.csv` before a checkpoint is written."""
 
     @cached_property
     def state_key(self) -> str:  # it is asked for at every hook of every step
         """Tells it apart from others."""
         return super().state_key
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing is saved after a batch, so nothing is looked at."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what Lightning would log only after this, and save."""
