@@ -118,7 +118,8 @@ def analyse(folders: Sequence[str | Path], against: str | None = None, accuracy:
     conclusions: list[Conclusion] = []
     for arm, other in design.pairs.items():
         if is_published_question(design.arms[arm], design.arms[other]):
-            conclusions += published(main[arm], topology[arm], (*metrics, *statistics.TOPOLOGY))
+            where = design.title(arm, leaving_out="hebbian_grow")
+            conclusions += published(main[arm], topology[arm], (*metrics, *statistics.TOPOLOGY), where)
         else:
             conclusions.append(general(f"{design.title(arm)} beside {design.title(other)}", main[arm], metrics))
     notes += _notes(design, runs, table, metrics, horizon, accuracy is None)
@@ -310,4 +311,5 @@ def _notes(
         f"epochs that all runs have, and counted as {horizon}."
     )
     notes.append(f"{accuracy.title.capitalize()}: {how}. {censored if missed else 'All runs reach it.'}")
+    notes.append("Epochs are counted from 0, as published; epochs to an accuracy is how many were trained until then.")
     return notes
