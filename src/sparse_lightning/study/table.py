@@ -52,7 +52,7 @@ def format_table(frame: pd.DataFrame) -> str:
 
 def left_out_because(run: "pd.Series[Any]") -> str:
     """Why a run is not counted."""
-    return str(run["error"]) if pd.notna(run["error"]) else f"stopped after {run['epochs']} epochs"
+    return str(run["error"]) if pd.notna(run["error"]) else f"not finished, {run['epochs']} epochs so far"
 
 
 _WIDTHS = (10, *[8] * 8, 7)
