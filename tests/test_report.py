@@ -99,6 +99,10 @@ def test_a_report_writes_its_own_files_alone_and_again_the_same_bytes(study: Pat
     runs = load_runs(study).pivot(index="seed", columns="hebbian_grow", values="val_acc_max")
     assert float(found["difference"]) == pytest.approx((runs[True] - runs[False]).mean())
     assert float(found["reference_mean"]) == pytest.approx(runs[False].mean())
+    beside = summary[summary["table"].str.startswith("beside")].set_index(["table", "arm", "metric", "figure"])["value"]
+    title = "beside the published table"
+    assert float(beside[f"{title}, found", "hebbian", "val_acc_max", "mean"]) == pytest.approx(runs[True].mean())
+    assert float(beside[f"{title}, published", "hebbian", "val_acc_max_epoch", "mean"]) == 18
 
 
 def test_several_factors_make_arms_compared_all_else_equal(tmp_path: Path) -> None:
@@ -169,7 +173,7 @@ def halve(run: Path) -> None:
     ("damage", "said"),
     [
         (fail, "RuntimeError: no luck"),
-        (lambda run: (run / "result.json").unlink(), "stopped after 8 epochs"),
+        (lambda run: (run / "result.json").unlink(), "not finished, 8 epochs so far"),
         (halve, "Expected as many values as columns in each row of metrics.csv, got a damaged file"),
         (lambda run: (run / "metrics.csv").unlink(), "Expected metrics.csv to have the 8 epochs that result.json says"),
         (
@@ -209,7 +213,7 @@ def test_a_damaged_record_of_connections_costs_its_picture_alone(small: Path) ->
 def test_a_study_of_which_no_run_has_finished_says_so(tmp_path: Path) -> None:
     (make_run(tmp_path, [0.5], 0, finished=False) / "metrics.csv").unlink()
     assert "No run has finished yet." in make_report(tmp_path)
-    assert "stopped after 0 epochs" in (tmp_path / "report.html").read_text()
+    assert "not finished, 0 epochs so far" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("content", ["empty", "foreign"])
@@ -234,3 +238,24 @@ def test_a_run_on_a_model_of_its_own_settings_is_reported(tmp_path: Path) -> Non
     design, _, _ = arrange(load_runs(tmp_path))
     assert design.factors == ("width",)
     assert "width 1 beside width 0" in format_report(analyse([tmp_path]))
+
+
+def test_the_published_conclusions_are_told_apart_where_they_are_judged_more_than_once(tmp_path: Path) -> None:
+    for seed in range(2):
+        for density in (0.1, 0.2):
+            for grow in (True, False):
+                make_run(tmp_path, course(0.9, seed + 9 * grow), seed, density=density, hebbian_grow=grow)
+    said = format_report(analyse([tmp_path]))
+    for density in (0.1, 0.2):
+        assert f"density {density}: Hebbian growth is about 0.2 points less accurate" in said
+    assert "too few runs to say: it takes 6 pairs" in " ".join(said.split())
+
+
+def test_how_noisy_the_two_measures_of_speed_are_is_measured_and_not_asserted(study: Path) -> None:
+    report = analyse([study])
+    spread = report.main["hebbian_grow=true"]["difference_sd"]
+    runs = report.table.pivot(index="pair", columns="arm", values="val_acc_max_epoch")
+    paired = runs["hebbian_grow=true"] - runs["hebbian_grow=false"]
+    assert spread["val_acc_max_epoch"] == pytest.approx(paired.std())
+    said = f"varies by {paired.std():.1f} epochs, the other by {spread['epochs_to']:.1f} (standard deviation)."
+    assert said in report.conclusions[1].remark

@@ -123,7 +123,7 @@ def test_too_few_pairs_settle_nothing_however_clear() -> None:
     rows = table(by_seed([0.9, 0.91, 0.93, 0.95, 0.9]), by_seed([0.1, 0.11, 0.12, 0.1, 0.1]))
     row = compare(rows, "a", "b", [METRIC]).loc["val_acc_max"]
     assert row["low"] > 0
-    assert row["note"] == "5 pairs: too few for a test to reach 5 %"
+    assert row["note"] == "5 pairs: too few for a test to reach 5%"
     assert direction(row) == 0
 
 

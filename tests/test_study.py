@@ -80,7 +80,7 @@ def test_the_table_as_text_says_what_was_left_out_and_what_differs_from_the_publ
     assert "hebbian           1.0  0.9400  0.9600  0.9500  0.0141" in said
     assert "  published      18.0  0.9780  0.9800  0.9790  0.0010  0.9740  0.9800  0.9760  0.0020      8" in said
     assert "Left out, 2 of 5 runs" in said
-    assert "hebbian_grow=false,seed=10: stopped after 1 epochs" in said
+    assert "hebbian_grow=false,seed=10: not finished, 1 epochs so far" in said
     assert "hebbian_grow=null,seed=0: ValueError: no luck" in said
     assert "max_epochs=3, not 30" in said
 

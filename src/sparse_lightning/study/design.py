@@ -47,16 +47,20 @@ class Design:
             found = {arm: bases[0] for arm in self.arms if arm != bases[0]}
         return found
 
-    def title(self, arm: str) -> str:
-        """An arm in words.
+    def title(self, arm: str, leaving_out: str = "") -> str:
+        """An arm in words, but for a factor left out.
 
         >>> arm = {"hebbian_grow": "true", "density": "0.1"}
         >>> Design(tuple(arm), {"a": arm}, {}, True).title("a")
         'Hebbian growth, density 0.1'
         """
-        levels = self.arms[arm].items()
-        words = [GROWTH.get(level, level) if name == "hebbian_grow" else f"{name} {level}" for name, level in levels]
-        return ", ".join(words) or arm
+        if not self.factors:
+            return arm
+        return ", ".join(
+            GROWTH.get(level, level) if name == "hebbian_grow" else f"{name} {level}"
+            for name, level in self.arms[arm].items()
+            if name != leaving_out
+        )
 
     @property
     def against_words(self) -> str:

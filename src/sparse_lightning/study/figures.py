@@ -24,7 +24,9 @@ TOPOLOGY = {
     "gini_out": "Gini coefficient,\nper output unit",
     "explored": "share of connections\never active",
     "jaccard": "overlap with the\nepoch before",
-    "survived": "share of grown\nconnections surviving",
+    "survived": "share of grown left\nafter 1 pruning",
+    "survived_2": "share of grown left\nafter 2 prunings",
+    "survived_5": "share of grown left\nafter 5 prunings",
 }
 _RC: dict[str, Any] = {
     "svg.hashsalt": "sparse_lightning",
@@ -147,26 +149,28 @@ def speed(table: pd.DataFrame, curves: Curves, accuracy: float, horizon: int) ->
         )  # fmt: skip
     right.axvline(100 * accuracy, color="#666666", linewidth=0.9, linestyle=":")
     right.set(title="Epochs to an accuracy (hollow: some runs never reach it)", xlabel="validation accuracy (%)")
-    right.set_ylim(0, horizon)
+    right.set_ylim(0, 1.03 * horizon)  # room for the marks of runs that never get there
     right.legend(loc="upper left")
     return figure
 
 
 def topology(curves: Curves, layers: Sequence[str]) -> Figure:
     """Concentration, exploration and survival over epochs, a column a layer: each arm's mean and standard deviation."""
-    figure = Figure(figsize=(2.5 * len(layers) + 1, 9))
-    grid = figure.subplots(len(TOPOLOGY), len(layers), sharex=True, sharey="row", squeeze=False)
-    for (what, title), panels in zip(TOPOLOGY.items(), grid, strict=True):
+    recorded = {column for rows in curves.values() for column in rows if rows[column].notna().any()}
+    shown = {
+        what: title
+        for what, title in TOPOLOGY.items()
+        if any(f"topology/{what}/{layer}" in recorded for layer in layers)
+    }
+    figure = Figure(figsize=(2.5 * len(layers) + 1, 1.7 * len(shown) + 0.5))
+    grid = figure.subplots(len(shown), len(layers), sharex=True, sharey="row", squeeze=False)
+    for (what, title), panels in zip(shown.items(), grid, strict=True):
         for layer, axes in zip(layers, panels, strict=True):
+            column = f"topology/{what}/{layer}"
             for number, (arm, rows) in enumerate(curves.items()):
-                names = [what] if what != "survived" else ["survived", "survived_2", "survived_5"]
-                for order, name in enumerate(names):
-                    column = f"topology/{name}/{layer}"
-                    if column in rows and rows[column].notna().any():
-                        wide = rows.pivot(index="epoch", columns="run", values=column).dropna(how="all")
-                        mean = _line(axes, wide, number, arm if not order else None, fade=1 - 0.3 * order)
-                        if what == "survived" and number == 0:
-                            axes.annotate(f" {(1, 2, 5)[order]}", (mean.index[-1], mean.iloc[-1]), fontsize=7)
+                if column in rows and rows[column].notna().any():
+                    wide = rows.pivot(index="epoch", columns="run", values=column).dropna(how="all")
+                    _line(axes, wide, number, arm)
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         panels[0].set_ylim(bottom=0)  # of all, which share it
         panels[0].set_ylabel(title)
@@ -201,12 +205,12 @@ def pixel_maps(maps: Mapping[str, Numbers], epochs: Sequence[int]) -> Figure:
     return figure
 
 
-def _line(axes: Axes, wide: pd.DataFrame, number: int, label: str | None, fade: float = 1.0) -> "pd.Series[float]":
+def _line(axes: Axes, wide: pd.DataFrame, number: int, label: str) -> "pd.Series[float]":
     """A mean with a band of one standard deviation, from a column a run; returns the mean."""
     mean, spread = wide.mean(axis=1), wide.std(axis=1).fillna(0.0)
     colour, dash = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
-    axes.plot(mean.index, mean, color=colour, linestyle=dash, label=label, alpha=fade)
-    axes.fill_between(mean.index, mean - spread, mean + spread, color=colour, alpha=0.18 * fade, linewidth=0)
+    axes.plot(mean.index, mean, color=colour, linestyle=dash, label=label)
+    axes.fill_between(mean.index, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
     return mean
 
 

@@ -31,8 +31,8 @@ CAPTIONS = {
     ),
     "topology": (
         "Where the connections go",
-        "By layer. The Gini coefficient of connections per unit is 0 if all have as many. Survival is of connections "
-        "grown 1, 2 and 5 prunings ago. Bands are one standard deviation.",
+        "By layer. The Gini coefficient of connections per unit is 0 if all have as many. Of the connections grown 1, "
+        "2 and 5 prunings ago, the share never pruned since. Bands are one standard deviation.",
     ),
     "pixels": ("What the network looks at", "Connections that each input pixel holds, mean over the runs of an arm."),
 }

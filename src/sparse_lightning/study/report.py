@@ -14,7 +14,7 @@ from sparse_lightning.study.design import Design, arrange
 from sparse_lightning.study.record import write
 from sparse_lightning.study.runs import load_metrics, load_runs
 from sparse_lightning.study.statistics import Metric, Numbers
-from sparse_lightning.study.table import format_table, left_out_because
+from sparse_lightning.study.table import format_table, left_out_because, published_table, summarize
 from sparse_lightning.study.verdicts import (
     Conclusion,
     format_conclusions,
@@ -118,7 +118,8 @@ def analyse(folders: Sequence[str | Path], against: str | None = None, accuracy:
     conclusions: list[Conclusion] = []
     for arm, other in design.pairs.items():
         if is_published_question(design.arms[arm], design.arms[other]):
-            conclusions += published(main[arm], topology[arm], (*metrics, *statistics.TOPOLOGY))
+            where = design.title(arm, leaving_out="hebbian_grow")
+            conclusions += published(main[arm], topology[arm], (*metrics, *statistics.TOPOLOGY), where)
         else:
             conclusions.append(general(f"{design.title(arm)} beside {design.title(other)}", main[arm], metrics))
     notes += _notes(design, runs, table, metrics, horizon, accuracy is None)
@@ -176,6 +177,13 @@ def summary(report: Report) -> pd.DataFrame:
                 spread = runs[metric.name].agg(["min", "max", "mean", "std", "count"])
                 rows += [("arms", arm, "", metric.name, name, value) for name, value in spread.items()]
                 rows += [("runs", arm, "", metric.name, run["run"], run[metric.name]) for _, run in runs.iterrows()]
+    ours, theirs = summarize(report.frame), published_table()
+    for source, table in (("found", ours), ("published", theirs[theirs.index.isin(ours.index)])):
+        rows += [
+            (f"beside the published table, {source}", arm, "", metric, figure, value)
+            for arm, row in table.iterrows()
+            for (metric, figure), value in row.items()
+        ]
     return pd.DataFrame(rows, columns=["table", "arm", "reference", "metric", "figure", "value"])
 
 
@@ -310,4 +318,5 @@ def _notes(
         f"epochs that all runs have, and counted as {horizon}."
     )
     notes.append(f"{accuracy.title.capitalize()}: {how}. {censored if missed else 'All runs reach it.'}")
+    notes.append("Epochs are counted from 0, as published; epochs to an accuracy is how many were trained until then.")
     return notes

@@ -56,7 +56,7 @@ def main_metrics(accuracy: float) -> tuple[Metric, ...]:
         Metric("val_acc_max", "best validation accuracy", "points", 100, 3, better, worse),
         Metric("val_acc_last", "last validation accuracy", "points", 100, 3, better, worse),
         Metric("val_acc_max_epoch", "best epoch", "epochs", 1, 1, "later at its best", "earlier at its best"),
-        Metric("epochs_to", f"epochs to {accuracy:.1%}".replace("%", " %"), "epochs", 1, 1, "slower", "faster"),
+        Metric("epochs_to", f"epochs to {accuracy:.1%}", "epochs", 1, 1, "slower", "faster"),
         Metric("val_acc_area", "area under the validation curve", "points", 100, 3, better, worse),
     )
 
@@ -224,8 +224,8 @@ def compare(table: pd.DataFrame, arm: str, reference: str, metrics: Sequence[Met
     Returns:
         Columns: `mean`, `sd`, `runs` of the arm, and `reference_mean`, `reference_sd`, `reference_runs`, over all runs
         of each; `censored` and `reference_censored`, for epochs to an accuracy; over the pairs: `pairs`, `difference`
-        (its mean), `low` and `high` (95% interval), `p`, `p_holm`, `effect` (d_z), `seeds` (for 80% power), and
-        `note`, words on what could not be said.
+        (its mean) and `difference_sd`, `low` and `high` (95% interval), `p`, `p_holm`, `effect` (d_z), `seeds` (for 80%
+        power), and `note`, words on what could not be said.
     """
     rows = []
     for metric in metrics:
@@ -239,7 +239,8 @@ def compare(table: pd.DataFrame, arm: str, reference: str, metrics: Sequence[Met
         low, high = interval(paired)
         effect = effect_size(paired)
         row |= {"pairs": len(paired), "difference": paired.mean() if len(paired) else math.nan, "low": low}
-        row |= {"high": high, "p": paired_test(paired), "effect": effect, "seeds": seeds_needed(effect, len(metrics))}
+        row |= {"high": high, "difference_sd": paired.std(ddof=1) if len(paired) > 1 else math.nan}
+        row |= {"p": paired_test(paired), "effect": effect, "seeds": seeds_needed(effect, len(metrics))}
         row["note"] = _note(paired, metric)
         rows.append(row)
     for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
@@ -254,7 +255,7 @@ def _note(paired: Numbers, metric: Metric) -> str:
         return "one pair: no interval and no test"
     if not _spread(paired):
         return f"all {len(paired)} pairs differ by {metric.show(float(paired[0]), sign=True)}: no spread, no interval"
-    return f"{len(paired)} pairs: too few for a test to reach 5 %" if len(paired) < FEWEST else ""
+    return f"{len(paired)} pairs: too few for a test to reach 5%" if len(paired) < FEWEST else ""
 
 
 def row_of(compared: pd.DataFrame, metric: str) -> "pd.Series[Any]":

@@ -33,7 +33,9 @@ class Conclusion:
     remark: str = ""
 
 
-def published(main: pd.DataFrame, topology: pd.DataFrame, metrics: Sequence[Metric]) -> list[Conclusion]:
+def published(
+    main: pd.DataFrame, topology: pd.DataFrame, metrics: Sequence[Metric], where: str = ""
+) -> list[Conclusion]:
     """The three published conclusions on Hebbian growth, judged.
 
     Each was stated of its metric before these runs were made, so each stands on its own interval and test; Holm's
@@ -43,9 +45,10 @@ def published(main: pd.DataFrame, topology: pd.DataFrame, metrics: Sequence[Metr
         main: Hebbian growth compared with random growth, by the main metrics.
         topology: The same, by the measures of the topology.
         metrics: All metrics that the two tables have.
+        where: What else sets these arms apart from others of the study, ``"density 0.1"``.
     """
     by_name = {metric.name: metric for metric in metrics}
-    titles = PUBLISHED["conclusions"]
+    titles = [f"{where}: {title}" if where else title for title in PUBLISHED["conclusions"]]
 
     def judge(claim: str, table: pd.DataFrame, name: str, expected: int) -> Verdict:
         row = row_of(table, name)
@@ -58,13 +61,11 @@ def published(main: pd.DataFrame, topology: pd.DataFrame, metrics: Sequence[Metr
         judge("less accurate, by best validation accuracy", main, "val_acc_max", -1),
         judge("less accurate, by last validation accuracy", main, "val_acc_last", -1),
         judge("less accurate over the whole training, by the area under the curve", main, "val_acc_area", -1),
-        Verdict(
-            "by about 0.2 points (0.15 to 0.25), at its best", _size(best), _estimate(best, by_name["val_acc_max"])
-        ),
+        Verdict("by about 0.2 points (0.15 to 0.25), at its best", *_size(best, by_name["val_acc_max"])),
     ]
     speed = [
         judge("faster by best epoch, as published", main, SPEED[0], -1),
-        judge(f"faster by {by_name[SPEED[1]].title}, which is less noisy", main, SPEED[1], -1),
+        judge(f"faster by {by_name[SPEED[1]].title}", main, SPEED[1], -1),
     ]
     reason = [
         judge(f"connections concentrate early (epoch {EARLY}) on few input units", topology, "gini_in", 1),
@@ -79,7 +80,7 @@ def published(main: pd.DataFrame, topology: pd.DataFrame, metrics: Sequence[Metr
     ]
     return [
         Conclusion(titles[0], accuracy),
-        Conclusion(titles[1], speed, _agreement(speed, [main.loc[name, "difference"] for name in SPEED])),
+        Conclusion(titles[1], speed, f"{_agreement(speed, main.loc[list(SPEED), 'difference'])}{_noise(main)}"),
         Conclusion(titles[2], reason),
     ]
 
@@ -144,17 +145,21 @@ def _why_open(row: "pd.Series[Any]", corrected: bool) -> str:
     return f"; the interval leaves out zero, but the test does not{needed}"
 
 
-def _size(row: "pd.Series[Any]") -> str:
-    """Whether accuracy is lower by what rounds to 0.2 points: the interval within, apart from it, or neither."""
-    low, high = -100 * row["high"], -100 * row["low"]
-    if row["pairs"] < FEWEST or math.isnan(low):
-        return OPEN
+def _size(row: "pd.Series[Any]", metric: Metric) -> tuple[str, str]:
+    """Whether accuracy is lower by what rounds to 0.2 points: the interval within, apart from it, or neither; why."""
+    low, high, said = -100 * row["high"], -100 * row["low"], _estimate(row, metric)
+    if math.isnan(low):
+        return OPEN, said
+    if row["pairs"] < FEWEST:
+        return OPEN, f"{said}; too few runs to say: it takes {FEWEST} pairs"
     if ABOUT[0] <= low and high <= ABOUT[1]:
-        return SUPPORTED
-    return CONTRADICTED if high < ABOUT[0] or low > ABOUT[1] else OPEN
+        return SUPPORTED, f"{said}; the interval is within"
+    if high < ABOUT[0] or low > ABOUT[1]:
+        return CONTRADICTED, f"{said}; the interval is outside"
+    return OPEN, f"{said}; the interval is partly within"
 
 
-def _agreement(speed: Sequence[Verdict], found: Sequence[Any]) -> str:
+def _agreement(speed: Sequence[Verdict], found: "pd.Series[float]") -> str:
     """Whether the two ways to judge speed agree, and where neither settles it, which way they point."""
     best, reaching = (verdict.status for verdict in speed)
     if best != reaching:
@@ -164,6 +169,14 @@ def _agreement(speed: Sequence[Verdict], found: Sequence[Any]) -> str:
     slower, faster = all(value > 0 for value in found), all(value < 0 for value in found)
     pointed = "both point the other way" if slower else "both point that way" if faster else "nor do they point one way"
     return f"The two agree that this is not settled; {pointed}."
+
+
+def _noise(main: pd.DataFrame) -> str:
+    """How noisy the two ways to judge speed are, measured; nothing where that is not known."""
+    best, reaching = main.loc[list(SPEED), "difference_sd"]
+    if math.isnan(best) or math.isnan(reaching):
+        return ""
+    return f" From pair to pair, the one varies by {best:.1f} epochs, the other by {reaching:.1f} (standard deviation)."
 
 
 def format_conclusions(conclusions: Sequence[Conclusion]) -> str:
