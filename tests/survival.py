@@ -85,7 +85,7 @@ def moments(folder: Path, epochs: int, chance: random.Random) -> Iterator[str]:
 
 def wait_for(moment: str, process: subprocess.Popen[bytes], folder: Path, epochs: int, chance: random.Random) -> int:
     """The process to kill, once the moment has come; 0 where the study has ended before."""
-    until = time.monotonic() + chance.uniform(0, 4)
+    until = time.monotonic() + chance.uniform(0, 2)
     while process.poll() is None:
         found = holders(folder) if moment != "writing a checkpoint" else {}
         if moment == "writing a checkpoint":
@@ -97,7 +97,9 @@ def wait_for(moment: str, process: subprocess.Popen[bytes], folder: Path, epochs
                 if rows(run) >= epochs - 1:
                     return pid
         elif found and time.monotonic() > until:
-            return chance.choice([process.pid, *descendants(process.pid), *found.values()])
+            if chance.random() < 0.6:
+                return chance.choice(list(found.values()))
+            return chance.choice([process.pid, *descendants(process.pid)])
         if moment == "at random":
             time.sleep(0.01)
     return 0

@@ -180,9 +180,9 @@ def summary(report: Report) -> pd.DataFrame:
     ours, theirs = summarize(report.frame), published_table()
     for source, table in (("found", ours), ("published", theirs[theirs.index.isin(ours.index)])):
         rows += [
-            (f"beside the published table, {source}", arm, "", metric, figure, value)
-            for arm, row in table.iterrows()
-            for (metric, figure), value in row.items()
+            (f"beside the published table, {source}", arm, "", *column, table.loc[arm, column])
+            for arm in table.index
+            for column in table.columns
         ]
     return pd.DataFrame(rows, columns=["table", "arm", "reference", "metric", "figure", "value"])
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,9 @@ def last_checkpoint(folder: Path) -> tuple[Path | None, dict[str, Any], list[str
     for path in (folder / CHECKPOINTS / LAST, folder / CHECKPOINTS / (LAST + PREVIOUS)):
         if path.exists():
             try:
+                with zipfile.ZipFile(path) as packed:  # PyTorch does not look at the checksums that it wrote
+                    if damaged := packed.testzip():
+                        raise ValueError(f"the checksum of {damaged} is another")
                 return path, torch.load(path, weights_only=True, map_location="cpu"), said
             except Exception as error:  # zipfile, pickle and PyTorch each raise their own
                 reason = str(error).strip().partition("\n")[0][:100]
