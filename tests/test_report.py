@@ -99,6 +99,10 @@ def test_a_report_writes_its_own_files_alone_and_again_the_same_bytes(study: Pat
     runs = load_runs(study).pivot(index="seed", columns="hebbian_grow", values="val_acc_max")
     assert float(found["difference"]) == pytest.approx((runs[True] - runs[False]).mean())
     assert float(found["reference_mean"]) == pytest.approx(runs[False].mean())
+    beside = summary[summary["table"].str.startswith("beside")].set_index(["table", "arm", "metric", "figure"])["value"]
+    title = "beside the published table"
+    assert float(beside[f"{title}, found", "hebbian", "val_acc_max", "mean"]) == pytest.approx(runs[True].mean())
+    assert float(beside[f"{title}, published", "hebbian", "val_acc_max_epoch", "mean"]) == 18
 
 
 def test_several_factors_make_arms_compared_all_else_equal(tmp_path: Path) -> None:

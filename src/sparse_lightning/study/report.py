@@ -14,7 +14,7 @@ from sparse_lightning.study.design import Design, arrange
 from sparse_lightning.study.record import write
 from sparse_lightning.study.runs import load_metrics, load_runs
 from sparse_lightning.study.statistics import Metric, Numbers
-from sparse_lightning.study.table import format_table, left_out_because
+from sparse_lightning.study.table import format_table, left_out_because, published_table, summarize
 from sparse_lightning.study.verdicts import (
     Conclusion,
     format_conclusions,
@@ -177,6 +177,13 @@ def summary(report: Report) -> pd.DataFrame:
                 spread = runs[metric.name].agg(["min", "max", "mean", "std", "count"])
                 rows += [("arms", arm, "", metric.name, name, value) for name, value in spread.items()]
                 rows += [("runs", arm, "", metric.name, run["run"], run[metric.name]) for _, run in runs.iterrows()]
+    ours, theirs = summarize(report.frame), published_table()
+    for source, table in (("found", ours), ("published", theirs[theirs.index.isin(ours.index)])):
+        rows += [
+            (f"beside the published table, {source}", arm, "", *column, table.loc[arm, column])
+            for arm in table.index
+            for column in table.columns
+        ]
     return pd.DataFrame(rows, columns=["table", "arm", "reference", "metric", "figure", "value"])
 
 

@@ -29,16 +29,27 @@ def summarize(frame: pd.DataFrame) -> pd.DataFrame:
     return numbers.groupby(arm).agg({"val_acc_max_epoch": ["mean"], **spread, "count": ["sum"]})
 
 
+def published_table() -> pd.DataFrame:
+    """The published figures, in the shape of :func:`summarize`."""
+    rows = {
+        arm: {("val_acc_max_epoch", "mean"): row["val_acc_max_epoch"]}
+        | {(metric, name): row[metric][name] for metric in METRICS for name in SPREAD}
+        | {("count", "sum"): row["count"]}
+        for arm, row in PUBLISHED["table"].items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def format_table(frame: pd.DataFrame) -> str:
     """:func:`summarize` beside the published figures, as text, with the runs left out listed and why."""
     lines = []
-    ours = summarize(frame)
+    ours, theirs = summarize(frame), published_table()
     if not ours.empty:
         lines += [_HEAD]
         for arm, row in ours.iterrows():
             lines.append(_line(str(arm), [float(value) for value in row]))
-            if arm in PUBLISHED["table"]:
-                lines.append(_line("  published", _published(str(arm))))
+            if arm in theirs.index:
+                lines.append(_line("  published", theirs.loc[str(arm)].astype(float).tolist()))
     differing = _differences(frame[frame["status"] == "finished"])
     if differing:
         lines += ["", f"These runs are not the published experiment: {'; '.join(differing)}."]
@@ -66,11 +77,6 @@ def _line(name: str, values: list[float]) -> str:
     formats = [".1f", *[".4f"] * 8, ".0f"]
     cells = (f"{value:>{width}{form}}" for value, width, form in zip(values, _WIDTHS, formats, strict=True))
     return f"{name:11}{''.join(cells)}"
-
-
-def _published(arm: str) -> list[float]:
-    row = PUBLISHED["table"][arm]
-    return [row["val_acc_max_epoch"], *(row[metric][name] for metric in METRICS for name in SPREAD), row["count"]]
 
 
 def _differences(frame: pd.DataFrame) -> list[str]:
