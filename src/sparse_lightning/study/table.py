@@ -49,7 +49,7 @@ def format_table(frame: pd.DataFrame) -> str:
         for arm, row in ours.iterrows():
             lines.append(_line(str(arm), [float(value) for value in row]))
             if arm in theirs.index:
-                lines.append(_line("  published", theirs.loc[str(arm)].astype(float).tolist()))
+                lines.append(_line("  published", theirs.loc[[str(arm)]].astype(float).to_numpy()[0].tolist()))
     differing = _differences(frame[frame["status"] == "finished"])
     if differing:
         lines += ["", f"These runs are not the published experiment: {'; '.join(differing)}."]
