@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,37 +106,58 @@ def wait_for(moment: str, process: subprocess.Popen[bytes], folder: Path, epochs
 
 
 def torment(folder: Path, epochs: int, seeds: int, kills: int, seed: int = 0, **options: int) -> dict[str, Any]:
-    """Start the study until it is done, killing that many processes meanwhile; what happened."""
-    chance, done, starts = random.Random(seed), list[str](), 0
-    kinds, finished = moments(folder, epochs, chance), dict[str, int]()
-    again = list[str]()
+    """Start the study until it is done, killing processes meanwhile, and again in another folder until enough were.
 
-    def look() -> None:
-        for name, when in results(folder).items():
-            if finished.setdefault(name, when) != when:
-                again.append(name)
+    Returns:
+        `studies`, their folders; `kills`, the moment of each; `starts`, how many there were; `trained again`, the runs
+        whose result was written a second time.
+    """
+    chance, done, studies, starts = random.Random(seed), list[str](), list[Path](), 0
+    kinds, finished, again = moments(folder, epochs, chance), dict[Path, int](), list[Path]()
 
-    while True:
-        starts += 1
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        with subprocess.Popen(command(folder, epochs, seeds, **options), **quiet) as process:
-            while process.poll() is None and len(done) < kills:
-                kind = next(kinds)
-                if pid := wait_for(kind, process, folder, epochs, chance):
-                    look()
-                    try:
-                        os.kill(pid, signal.SIGKILL)
-                    except ProcessLookupError:
-                        continue
-                    done.append(f"{kind}{' (the whole study)' if pid == process.pid else ''}")
-        while holders(folder):  # what the dead left behind ends by itself
-            time.sleep(0.1)
-        look()
-        if process.returncode == 0:
-            break
-        if starts > 10 * kills + 10:
-            raise AssertionError(f"Expected the study to end, got {starts} starts")
-    return {"kills": done, "starts": starts, "trained again": again, "results": results(folder)}
+    def look(study: Path) -> None:
+        for name, when in results(study).items():
+            if finished.setdefault(study / name, when) != when:
+                again.append(study / name)
+
+    while len(done) < kills:
+        studies.append(folder / f"study{len(studies)}")
+        status = -1
+        while status != 0:
+            starts += 1
+            if starts > 10 * kills:
+                raise AssertionError(f"Expected the studies to end, got {starts} starts")
+            status = _attack(studies[-1], epochs, seeds, kills, chance, kinds, done, look, **options)
+    return {"studies": studies, "kills": done, "starts": starts, "trained again": again}
+
+
+def _attack(
+    study: Path,
+    epochs: int,
+    seeds: int,
+    kills: int,
+    chance: random.Random,
+    kinds: Iterator[str],
+    done: list[str],
+    look: Callable[[Path], None],
+    **options: int,
+) -> int:
+    """One start of a study and the kills in it; the status that it left with."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command(study, epochs, seeds, **options), **quiet) as process:
+        while process.poll() is None and len(done) < kills:
+            kind = next(kinds)
+            if pid := wait_for(kind, process, study, epochs, chance):
+                look(study)
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+                done.append(f"{kind}, the first process" if pid == process.pid else kind)
+    while holders(study):  # what the dead left behind ends by itself
+        time.sleep(0.1)
+    look(study)
+    return process.returncode
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -181,8 +202,10 @@ def main() -> None:
     happened = torment(war, said.epochs, said.seeds, said.kills, said.seed, batches=said.batches)
     kinds = pd.Series(happened["kills"]).value_counts()
     print(f"{len(happened['kills'])} kills in {happened['starts']} starts:", *map(str, kinds.items()), sep="\n  ")
-    print(f"{len(happened['results'])} of {2 * said.seeds} runs finished, trained again: {happened['trained again']}")
-    print("differences:", differences(peace, war) or "none")
+    for study in happened["studies"]:
+        found = differences(peace, study) or "none"
+        print(f"{len(results(study))} of {2 * said.seeds} runs finished; differences: {found}")
+    print(f"trained again after finishing: {happened['trained again'] or 'none'}")
 
 
 if __name__ == "__main__":

@@ -140,6 +140,17 @@ class Checkpoint(ModelCheckpoint):
         """Tells it apart from others."""
         return super().state_key
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state over, wherever the run's folder was then: Lightning forgets the best one when it has moved."""
+        there, here = str(state_dict["dirpath"]), str(self.dirpath)
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {moved(key): moved(each) for key, each in value.items()}
+            return here + value.removeprefix(there) if isinstance(value, str) and value.startswith(there) else value
+
+        super().load_state_dict(moved(state_dict))
+
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Nothing is saved after a batch, so nothing is looked at."""
 
