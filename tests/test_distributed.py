@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import distributed
 import pytest
 import torch
+from conftest import ROOT
+from survival import command, differences, holders, rows
 
 SCRIPT = Path(__file__).with_name("distributed.py")
 
@@ -59,3 +62,20 @@ def test_two_processes_together_count_what_one_alone_would(agreeing):
 def test_a_rule_that_differs_between_processes_stops_all_of_them_with_the_layers_named(tmp_path):
     for found in run("apart", tmp_path):
         assert found["error"].startswith("Expected the same masks on every process, got different ones of network.")
+
+
+def test_the_command_on_two_processes_continues_after_a_kill_to_the_same_bits(tmp_path):
+    def line(folder: Path) -> list[str]:
+        settings = [each for each in command(folder, 3, 1)[4:] if "seed" not in each and "n_jobs" not in each]
+        return [sys.executable, str(ROOT / "scripts/train.py"), *settings, "trainer.devices=2", "trainer.strategy=ddp"]
+
+    straight, killed = tmp_path / "straight" / "run", tmp_path / "killed" / "run"
+    subprocess.run(line(straight), check=True, stdout=subprocess.DEVNULL)
+    with subprocess.Popen(line(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while rows(killed) < 2:
+            assert process.poll() is None
+        process.kill()
+    while holders(killed.parent):
+        time.sleep(0.05)
+    subprocess.run(line(killed), check=True, stdout=subprocess.DEVNULL)
+    assert differences(straight.parent, killed.parent) == []

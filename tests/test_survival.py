@@ -128,36 +128,6 @@ def test_two_starts_at_once_train_each_run_once(peace, tmp_path):
         assert len(list(run.parent.glob("events.*"))) == 2  # of the training, and of its result
 
 
-@pytest.mark.parametrize("launcher", ["basic", "submitit_local", "ray_cpu"])
-def test_every_launcher_comes_to_the_same(peace, tmp_path, launcher):
-    pytest.importorskip({"basic": "hydra", "submitit_local": "submitit", "ray_cpu": "ray"}[launcher])
-    folder = tmp_path / "study"
-    line = [each for each in command(folder, EPOCHS, 1) if "n_jobs" not in each]
-    done = subprocess.run([*line, f"hydra/launcher={launcher}"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    for run in folder.iterdir():
-        if (run / "result.json").exists():  # named without their seed, which is one
-            run.rename(run.with_name(f"{run.name},seed=0"))
-    assert differences(both_arms(peace, tmp_path), folder) == []
-
-
-def test_a_run_on_two_processes_continues_after_a_kill_to_the_same_bits(tmp_path):
-    def line(folder: Path) -> list[str]:
-        settings = [each for each in command(folder, EPOCHS, 1)[4:] if "seed" not in each and "n_jobs" not in each]
-        return [sys.executable, str(ROOT / "scripts/train.py"), *settings, "trainer.devices=2", "trainer.strategy=ddp"]
-
-    straight, killed = tmp_path / "straight" / "run", tmp_path / "killed" / "run"
-    subprocess.run(line(straight), check=True, stdout=subprocess.DEVNULL)
-    with subprocess.Popen(line(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while rows(killed) < 2:
-            assert process.poll() is None
-        process.kill()
-    while holders(killed.parent):
-        time.sleep(0.05)
-    subprocess.run(line(killed), check=True, stdout=subprocess.DEVNULL)
-    assert differences(straight.parent, killed.parent) == []
-
-
 # Single runs, by what the command calls.
 
 

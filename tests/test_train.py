@@ -51,7 +51,7 @@ def test_a_run_leaves_config_metrics_events_checkpoints_and_result(grid: tuple[P
     config = OmegaConf.load(run / "config.yaml")
     assert (config.model.hebbian_grow, config.model.seed, config.data.seed) == (False, 1, 1)
     assert list(metrics(run)["epoch"]) == [0, 1, 2]
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.stem for path in (run / "checkpoints").iterdir()} == {"best", "last", "best.ckpt", "last.ckpt"}
     result = json.loads((run / "result.json").read_text())
     assert result["epochs"] == 3
     assert result["val_acc_last"] == metrics(run)["val_acc"].iloc[-1]
@@ -98,7 +98,7 @@ def test_a_killed_run_continues_from_its_last_checkpoint_to_the_same_bits(tmp_pa
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert not (killed / "result.json").exists()
-    script("train.py", *settings, f"output_dir={killed}", f"ckpt_path={killed / 'checkpoints' / 'last.ckpt'}")
+    script("train.py", *settings, f"output_dir={killed}")
 
     assert metrics(killed).equals(metrics(straight))
     one, other = (torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (straight, killed))
@@ -158,7 +158,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["ckpt_path={other}/checkpoints/last.ckpt"],
             "Expected a checkpoint with network.linear1.weight of shape [100, 784], got [20, 784]",
         ),
-        (["output_dir={other}"], "Expected an empty folder for a new run"),
+        (["output_dir={other}"], "Expected the same run in {other}, got one with model.hidden_sizes=[20], not [100"),
         (["output_dir={other}/config.yaml/run"], "Expected to be able to use"),
     ],
 )
@@ -172,7 +172,7 @@ def test_bad_input_is_refused_in_a_sentence(
 ) -> None:
     arguments = [f"output_dir={tmp_path}", *(argument.replace("{other}", str(other)) for argument in arguments)]
     refused = refusal(arguments, monkeypatch, capsys)
-    assert said in refused
+    assert said.replace("{other}", str(other)) in refused
     assert len(refused.strip().splitlines()) <= 2
 
 
@@ -202,10 +202,3 @@ def test_a_refused_continuation_leaves_the_finished_run_as_it_was(
         assert refused.startswith("Error: ")
     assert {name: (other / name).read_bytes() for name in before} == before
     assert not (other / "error.txt").exists()
-
-
-def test_new_runs_are_not_mixed_with_those_of_a_folder(
-    grid: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    refused = refusal(["-m", "seed=0,1", f"output_dir={grid[0]}"], monkeypatch, capsys)
-    assert f"Expected an empty folder for new runs, got {grid[0]}" in refused

@@ -1,0 +1,27 @@
+"""One small study by every launcher."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from survival import command, differences
+
+EPOCHS = 2
+
+
+def launch(folder: Path, launcher: str) -> Path:
+    line = [each for each in command(folder, EPOCHS, 2, f"hydra/launcher={launcher}") if "n_jobs" not in each]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sequential(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return launch(tmp_path_factory.mktemp("launchers") / "basic", "basic")
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray_cpu"])
+def test_every_launcher_comes_to_the_same_as_one_run_after_another(sequential, tmp_path, launcher):
+    pytest.importorskip(launcher.partition("_")[0])
+    assert differences(sequential, launch(tmp_path, launcher)) == []
