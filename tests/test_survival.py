@@ -165,7 +165,7 @@ def without_room(job: Job) -> float:
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was killed before its end, with two checkpoints."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    with pytest.raises(RuntimeError, match=r"got one that was killed \(SIGKILL"):
+    with pytest.raises(ChildProcessError, match=r"got one that was killed \(SIGKILL"):
         go_on(folder, work=killed_in_the_last_epoch)
     return folder
 

@@ -20,10 +20,6 @@ _CONTEXT = (
 )
 
 
-class DiedError(RuntimeError):
-    """The process ended without a result."""
-
-
 def in_own_process(work: Callable[[Task], float], task: Task, preload: str, launched: bool) -> float:
     """What `work` makes of `task`, in a process that does not outlive this one.
 
@@ -34,7 +30,7 @@ def in_own_process(work: Callable[[Task], float], task: Task, preload: str, laun
         launched: Whether this process belongs to a launcher, and ends when that one is gone.
 
     Raises:
-        DiedError: The process was killed, or crashed.
+        ChildProcessError: The process was killed, or crashed.
     """
     _CONTEXT.set_forkserver_preload([preload])
     method = _CONTEXT.get_start_method()
@@ -53,7 +49,7 @@ def in_own_process(work: Callable[[Task], float], task: Task, preload: str, laun
         return float(receiver.recv())
     except EOFError:
         process.join()
-        raise DiedError(
+        raise ChildProcessError(
             f"Expected the process of the run to end by itself, got one that {_end(process.exitcode)}"
         ) from None
     finally:

@@ -28,7 +28,7 @@ LOCK = ".lock"
 PATIENCE = 3.0  # seconds: more than a process that was killed needs to let go
 
 
-class BusyError(RuntimeError):
+class BusyError(OSError):
     """Another process is training this run."""
 
 

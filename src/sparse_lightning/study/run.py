@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sparse_lightning.study.process import DiedError, in_own_process
+from sparse_lightning.study.process import in_own_process
 from sparse_lightning.study.record import ERROR, sentence, write
 from sparse_lightning.study.resume import BusyError, OtherRunError, claimed
 from sparse_lightning.study.sweep import StudyProgress
@@ -48,8 +48,8 @@ def run(cfg: DictConfig) -> float:
         return attempt(job)
     try:
         return in_own_process(attempt, job, "sparse_lightning.study.training", StudyProgress.watch is None)
-    except DiedError as error:
-        _note_failure(folder, str(error))
+    except OSError as error:  # it was killed, or could not be begun
+        _note_failure(folder, sentence(error))
         return math.nan
 
 
