@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,12 +62,19 @@ def choose(scores: Tensor, count: int, among: Tensor, generator: torch.Generator
         raise ValueError("Expected finite scores, got NaN or infinity")
     if count == 0:
         return torch.zeros_like(among)
-    threshold = values.kthvalue(len(values) - count + 1).values
-    chosen = among & (scores > threshold)
-    ties = (among & (scores == threshold)).flatten().nonzero().squeeze(1)
-    lot = torch.randperm(len(ties), generator=generator).to(ties.device)
-    missing = count - int(chosen.count_nonzero())
-    return chosen.flatten().index_fill_(0, ties[lot[:missing]], True).view(among.shape)
+    threshold = _largest(values, count)
+    chosen, ties = candidates[values > threshold], candidates[values == threshold]
+    lot = torch.randperm(len(ties), generator=generator)[: count - len(chosen)].to(ties.device)
+    return torch.zeros_like(among).flatten().index_fill_(0, torch.cat([chosen, ties[lot]]), True).view(among.shape)
+
+
+def _largest(values: Tensor, rank: int) -> Tensor:
+    """The value that `rank` values, ties among them, are at least as large as."""
+    at = len(values) - rank
+    if values.device.type != "cpu" or values.dtype == torch.bfloat16:
+        return values.kthvalue(at + 1).values
+    found = np.partition(values.detach().numpy(), at)[at]  # NumPy's selection is many times faster on CPUs
+    return torch.from_numpy(np.asarray(found))
 
 
 def random_mask(shape: Sequence[int], count: int, generator: torch.Generator, among: Tensor | None = None) -> Tensor:
