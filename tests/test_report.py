@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from sparse_lightning.study import load_runs
 from sparse_lightning.study.design import arrange, label
-from sparse_lightning.study.record import DEGREES, write_result
+from sparse_lightning.study.record import DEGREES, result_from
 from sparse_lightning.study.recorders import MetricsCSV
 from sparse_lightning.study.report import analyse, format_report, make_report
 
@@ -42,7 +42,7 @@ def make_run(study: Path, accuracy: list[float], seed: int, finished: bool = Tru
     degrees = np.random.default_rng(seed).integers(0, 9, (len(accuracy), 16)).astype(np.uint16)
     np.savez(folder / DEGREES, **{"network.linear1/in": degrees})
     if finished:
-        write_result(folder, dict(enumerate(accuracy)))
+        (folder / "result.json").write_text(json.dumps(result_from(dict(enumerate(accuracy)))))
     return folder
 
 

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from sparse_lightning.study import format_table, load_runs, original_columns, summarize
-from sparse_lightning.study.record import read_metrics, sentence, write_result
+from sparse_lightning.study.record import read_metrics, result_from, sentence
 from sparse_lightning.study.recorders import MetricsCSV
 from sparse_lightning.study.sweep import run_name
 
@@ -33,7 +33,7 @@ def make_run(folder: Path, accuracy: list[float], hebbian_grow: bool | None, see
         log.log_metrics({"val_acc": value, "epoch": epoch}, step=epoch)
         log.log_metrics({"train_acc": value - 0.01, "epoch_time": 2.0, "epoch": epoch}, step=epoch)
     if finished:
-        write_result(folder, dict(enumerate(accuracy)))
+        (folder / "result.json").write_text(json.dumps(result_from(dict(enumerate(accuracy)))))
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Studies that are killed, damaged, started twice or sent elsewhere, and what comes of them."""
 
-import math
 import os
 import resource
 import shutil
@@ -25,7 +24,7 @@ from sparse_lightning.study.resume import BusyError, claimed, is_claimed, last_c
 from sparse_lightning.study.run import Job, attempt
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are watched in /proc")
-EPOCHS, SEEDS, KILLS = 3, 4, 6  # survival.py itself does it with more
+EPOCHS, SEEDS, KILLS = 3, 4, 4  # survival.py itself does it with more
 HEBBIAN = "hebbian_grow=true,seed=0"
 
 
@@ -132,7 +131,7 @@ def test_two_starts_at_once_train_each_run_once(peace, tmp_path):
 
 
 def go_on(folder: Path, *overrides: str, work: Callable[[Job], float] = attempt) -> float:
-    """Do what is left of the study's first run; NaN where that fails."""
+    """Do what is left of the study's first run; 0 where that fails."""
     settings = [each for each in command(folder, EPOCHS, 1)[4:] if "seed" not in each and "n_jobs" not in each]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         settings = [each for each in settings if not each.startswith("output_dir")]
@@ -218,18 +217,18 @@ def test_with_no_checkpoint_to_be_read_a_run_begins_anew(peace, run, capfd):
 
 def test_damaged_metrics_stop_a_run_with_a_sentence_and_force_trains_it_anew(peace, run):
     (run / "metrics.csv").write_text("what\never\n")
-    assert math.isnan(go_on(run))
+    assert go_on(run) == 0
     said = (run / "error.txt").read_text().splitlines()[-1]
-    assert said.endswith("to have a row an epoch, got a damaged file; force=true trains the run anew")
+    assert said.endswith("got a damaged file; force=true trains the run anew")
     assert go_on(run, "force=true") > 0
     assert ends_as_in_peace(peace, run)
 
 
 def test_a_disk_that_is_full_stops_a_run_with_a_sentence_and_it_goes_on_when_there_is_room(peace, tmp_path):
     run = tmp_path / HEBBIAN
-    assert math.isnan(go_on(run, work=without_room))
+    assert go_on(run, work=without_room) == 0
     said = (run / "error.txt").read_text().splitlines()[-1]
-    assert said.startswith("Expected to be able to use ")
+    assert said.startswith(f"Expected to be able to use {run / 'checkpoints'}")
     assert said.endswith("got: File too large")
     assert not list(run.glob("**/*.part"))
     assert go_on(run) > 0
@@ -239,18 +238,18 @@ def test_a_disk_that_is_full_stops_a_run_with_a_sentence_and_it_goes_on_when_the
 
 def test_other_settings_and_other_data_are_refused_and_nothing_is_touched(run, capfd):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert math.isnan(go_on(run, "model.density=0.1"))
+    assert go_on(run, "model.density=0.1") == 0
     assert "got one with model.density=0.2, not 0.1. Say another output_dir, or force=true" in capfd.readouterr().err
     config = run / "config.yaml"
     before[config] = config.read_bytes().replace(b"data_sha256: ", b"data_sha256: 0")
     config.write_bytes(before[config])
-    assert math.isnan(go_on(run))
+    assert go_on(run) == 0
     assert "got one with data_sha256=0" in capfd.readouterr().err
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_a_run_on_several_devices_is_refused_in_a_multirun(tmp_path):
-    assert math.isnan(go_on(tmp_path / "run", "trainer.devices=2"))
+    assert go_on(tmp_path / "run", "trainer.devices=2") == 0
     assert "Expected trainer.devices=1 in a multirun" in (tmp_path / "run" / "error.txt").read_text()
 
 

@@ -53,6 +53,7 @@ def command(main: Callable[[], object], conf: Path) -> None:
             if _complete(main):
                 break
             sys.argv[1:] = [said for said in sys.argv[1:] if not said.lstrip("+").startswith("force=")]
+        failed = _finish()
     except KeyboardInterrupt:
         sys.exit(_stopped())
     except Exception as error:
@@ -61,7 +62,8 @@ def command(main: Callable[[], object], conf: Path) -> None:
         said = _composition(error, conf) if isinstance(error, ConfigCompositionException) else sentence(error)
         print(f"Error: {said}", file=sys.stderr)
         failed = True
-    sys.exit(_finish() or failed)
+        _finish()
+    sys.exit(failed)
 
 
 def _complete(main: Callable[[], object]) -> bool:
@@ -84,7 +86,12 @@ def _stopped() -> str:
     if study is None:
         return "Stopped."
     study.stop()
-    return f"Stopped with {study.finished()} runs finished. The same command does the rest."
+    return f"Stopped with {study.finished()} runs finished. The same command does the rest{_unforced()}."
+
+
+def _unforced() -> str:
+    forced = any(said.lstrip("+").startswith("force=") for said in sys.argv[1:])
+    return ", without force," if forced else ""
 
 
 def _finish() -> bool:
@@ -108,7 +115,12 @@ def _finish() -> bool:
     print("", said, "", study.folder, sep="\n")
     missing = study.missing()
     if missing:
-        print("", f"{len(missing)} runs have not finished; the same command tries them again:", *missing, sep="\n")
+        print(
+            "",
+            f"{len(missing)} runs have not finished; the same command{_unforced()} tries them again:",
+            *missing,
+            sep="\n",
+        )
     return bool(missing)
 
 

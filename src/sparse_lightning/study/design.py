@@ -11,7 +11,7 @@ from sparse_lightning.study.record import INCIDENTAL
 from sparse_lightning.study.runs import OUTCOMES
 
 # Settings that may differ between runs of one arm: where a run is, and how it is run and watched.
-_INCIDENTAL = (*INCIDENTAL, "threads")
+_INCIDENTAL = (*INCIDENTAL, "ckpt_path", "threads")
 GROWTH = {"true": "Hebbian growth", "false": "random growth", "null": "no growth"}
 _FIRST = ("false", "static", "random", "null")  # levels that others are naturally compared with
 _ALONE = "all runs"

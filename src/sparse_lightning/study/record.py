@@ -8,7 +8,6 @@ new one, never half; an epoch's metrics are written before its checkpoint, so a 
 
 import contextlib
 import csv
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ LAST, PREVIOUS = "last.ckpt", ".previous"
 DEGREES = "connections.npz"
 DATA = "data_sha256"  # in the configuration: what the run was trained on
 # Settings that may differ between two goes at one run: where it is, and how it is watched.
-INCIDENTAL = ("output_dir", "ckpt_path", "force", "data_dir", "enable_model_summary", "log_every_n_steps")
+INCIDENTAL = ("output_dir", "force", "data_dir", "enable_model_summary", "log_every_n_steps")
 
 
 def write(path: Path, content: str | bytes, keep: Path | None = None) -> None:
@@ -39,7 +38,8 @@ def write(path: Path, content: str | bytes, keep: Path | None = None) -> None:
         if keep and path.exists():
             os.replace(path, keep)
         os.replace(part, path)
-    except OSError:
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)  # a full disk has no room for it
         raise
@@ -54,23 +54,21 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_result(folder: Path, accuracy: Mapping[int, float], **facts: Any) -> dict[str, Any]:
-    """Write `result.json`, the sign of a finished run: what the validation accuracy of its epochs came to. Returns it.
+def result_from(accuracy: Mapping[int, float], **facts: Any) -> dict[str, Any]:
+    """What `result.json` says, the sign of a finished run: what the validation accuracy of its epochs came to.
 
     Args:
-        folder: The run's folder.
         accuracy: Validation accuracy, a share, by epoch, in their order; at least one.
         facts: What else to note.
     """
     best = max(accuracy, key=lambda epoch: accuracy[epoch])
-    result = {
+    return {
         "epochs": len(accuracy),
         "val_acc_max": accuracy[best],
         "val_acc_max_epoch": best,
         "val_acc_last": list(accuracy.values())[-1],
+        **facts,
     }
-    write(folder / RESULT, json.dumps(result | facts, indent=2) + "\n")
-    return result
 
 
 def sentence(error: BaseException) -> str:
@@ -78,7 +76,7 @@ def sentence(error: BaseException) -> str:
     while type(error).__name__ == "InstantiationException" and error.__cause__:
         error = error.__cause__  # Hydra wraps what a constructor raises
     if isinstance(error, OSError) and error.errno:
-        return f"Expected to be able to use {error.filename}, got: {error.strerror}"
+        return f"Expected to be able to use {error.filename or 'the disk'}, got: {error.strerror}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = " ".join(lines[:2])
     return said if said and isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {said}"

@@ -72,12 +72,13 @@ def refuse_other(folder: Path, config: DictConfig) -> None:
         OtherRunError: It holds another; the differences are named.
     """
     path = folder / CONFIG
-    if not path.exists():
-        return
+    if not path.exists() or not any((folder / name).exists() for name in (METRICS, RESULT, CHECKPOINTS)):
+        return  # nothing was trained there
+    here = _settings(OmegaConf.to_container(config, resolve=True))
     try:
-        there, here = (_settings(OmegaConf.to_container(each, resolve=True)) for each in (OmegaConf.load(path), config))
+        there = _settings(OmegaConf.to_container(OmegaConf.load(path), resolve=True))
     except Exception as error:  # OmegaConf, YAML and the file system each raise their own
-        raise OtherRunError(f"Expected {path} to be the configuration of a run, got a damaged file") from error
+        raise OtherRunError(f"Expected {path} to be a configuration, got a damaged file. {_INSTEAD}") from error
     for one, other in ((here, there), (there, here)):
         if DATA not in one:  # they have not been looked at
             other.pop(DATA, None)
@@ -119,11 +120,11 @@ def last_checkpoint(folder: Path) -> tuple[Path | None, dict[str, Any], list[str
 
 
 def clear(folder: Path) -> None:
-    """Remove what a run has left in its folder, and nothing else."""
-    for name in (RESULT, METRICS, ERROR, DEGREES, CONFIG):
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    for path in folder.glob("events.out.tfevents.*"):
+    """Remove what a run has left in its folder, and nothing else; its configuration last, which tells whose it is."""
+    (folder / RESULT).unlink(missing_ok=True)
+    if (folder / CHECKPOINTS).exists():
+        shutil.rmtree(folder / CHECKPOINTS)
+    for path in (*folder.glob("events.out.tfevents.*"), *(folder / name for name in (METRICS, ERROR, DEGREES, CONFIG))):
         path.unlink(missing_ok=True)
 
 

@@ -1,6 +1,5 @@
 """One run as Hydra starts it: from a configuration to a folder, in a process of its own where there are several."""
 
-import math
 import sys
 import traceback
 from contextlib import nullcontext
@@ -12,8 +11,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sparse_lightning.study.process import in_own_process
-from sparse_lightning.study.record import ERROR, sentence, write
-from sparse_lightning.study.resume import BusyError, OtherRunError, claimed
+from sparse_lightning.study.record import ERROR, RESULT, sentence, write
+from sparse_lightning.study.resume import BusyError, OtherRunError, claimed, is_claimed
 from sparse_lightning.study.sweep import StudyProgress
 
 
@@ -39,7 +38,7 @@ def run(cfg: DictConfig) -> float:
 
     A run that is there already, finished, is not trained again, and one that was interrupted continues. One that fails
     leaves its traceback in its folder. Alone it ends the process with a sentence on what went wrong; in a multirun,
-    where each run has a process of its own, it returns NaN, so that the others go on.
+    where each run has a process of its own, it returns 0, the least of accuracies, and the others go on.
     """
     hydra = HydraConfig.get()
     folder, alone = Path(hydra.runtime.output_dir), hydra.mode == RunMode.RUN
@@ -49,8 +48,9 @@ def run(cfg: DictConfig) -> float:
     try:
         return in_own_process(attempt, job, "sparse_lightning.study.training", StudyProgress.watch is None)
     except OSError as error:  # it was killed, or could not be begun
-        _note_failure(folder, sentence(error))
-        return math.nan
+        if not (folder / RESULT).exists() and not is_claimed(folder):  # by another process, which has begun with it
+            _note_failure(folder, sentence(error))
+        return 0.0
 
 
 def attempt(job: Job) -> float:
@@ -70,7 +70,7 @@ def attempt(job: Job) -> float:
         noted = _note_failure(job.folder, said, traceback.format_exc())
         if job.alone:
             sys.exit(f"Error: {said}" + (f"\nThe traceback is in {job.folder / ERROR}" if noted else ""))
-    return math.nan
+    return 0.0
 
 
 def _note_failure(folder: Path, said: str, details: str = "") -> bool:

@@ -1,7 +1,6 @@
 """A multirun as one thing: its runs named by what differs, one bar for all of them, its table at the end."""
 
 import hashlib
-import json
 import re
 import sys
 import threading
@@ -13,11 +12,12 @@ from typing import Any, ClassVar
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from tqdm import tqdm
 
-from sparse_lightning.study.record import CONFIG, ERROR, INCIDENTAL, METRICS, RESULT
-from sparse_lightning.study.resume import is_claimed, refuse_other
+from sparse_lightning.study.record import CONFIG, DATA, ERROR, INCIDENTAL, METRICS, sentence
+from sparse_lightning.study.resume import is_claimed, refuse_other, result_of
 
 
 def run_name(overrides: Sequence[str], constant: Sequence[str]) -> str:
@@ -27,7 +27,8 @@ def run_name(overrides: Sequence[str], constant: Sequence[str]) -> str:
     'hebbian_grow=true,seed=3'
     """
     parts = [override.lstrip("+~").partition("=") for override in overrides]
-    telling = [(key, value) for key, _, value in parts if key not in constant] or [(key, v) for key, _, v in parts]
+    asked = [(key, value) for key, _, value in parts if key not in INCIDENTAL or key not in constant]
+    telling = [(key, value) for key, value in asked if key not in constant] or asked
     keys = [key for key, _ in telling]
     last = [_last(key) for key in keys]
     names = [short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)]
@@ -71,6 +72,12 @@ class StudyProgress(Callback):
 
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **kwargs: Any) -> None:
         """Name the runs by what differs between them, see that they fit what is there, and begin to show how far."""
+        try:
+            self._begin(config, config_name)
+        except Exception as error:
+            sys.exit(f"Error: {sentence(error)}")  # Hydra makes a warning of it, and goes on
+
+    def _begin(self, config: DictConfig, config_name: str | None) -> None:
         folder = Path(config.hydra.sweep.dir)
         overrides = _jobs(config)
         constant = _constant(config, overrides, {path.parent.name for path in folder.glob(f"*/{CONFIG}")})
@@ -78,15 +85,20 @@ class StudyProgress(Callback):
             # Carried to every run as if it had been said on the command line.
             config.hydra.overrides.hydra += [
                 f"hydra.job.config.override_dirname.exclude_keys=[{','.join(constant)}]",
-                f"hydra.sweep.dir='{folder}'",
+                "hydra.sweep.dir='{}'".format(str(folder).replace("'", r"\'")),
             ]
         names = [run_name(job, constant) for job in overrides]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(
+                f"Expected runs that differ by more than where they are, got several of {', '.join(twice)}"
+            )
         if not config.force:
             _refuse_others(folder, dict(zip(names, overrides, strict=True)), config_name)
         default = config.trainer.max_epochs
         said = [dict(override.split("=", 1) for override in job) for job in overrides]
-        epochs = sum(int(job.get("trainer.max_epochs", default)) for job in said)
-        before = sum((folder / name / RESULT).exists() for name in names) if not config.force else 0
+        lengths = [str(job.get("trainer.max_epochs", default)) for job in said]
+        epochs = sum(map(int, lengths)) if all(map(str.isdecimal, lengths)) else 0
+        before = sum(bool(result_of(folder / name)) for name in names) if not config.force else 0
         finished = f", {before} of them finished before" if before else ""
         print(
             f"{len(names) or 'Several'} runs in {folder}{finished}",
@@ -103,14 +115,17 @@ class StudyProgress(Callback):
 def _constant(config: DictConfig, jobs: Sequence[Sequence[str]], names: Collection[str]) -> list[str]:
     """The keys that do not tell the runs apart, neither from each other nor from those that are there already."""
     said = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-    single = {each.get_key_element() for each in said if not each.is_sweep_override()}
-    values: dict[str, set[str]] = {key: {""} for key in single}
+    values: dict[str, set[str]] = {_key(each.input_line or ""): set() for each in said if not each.is_sweep_override()}
     for job in jobs:
-        for key, value in (override.split("=", 1) for override in job):
-            values[key] = values.get(key, set()) - {""} | {value}
+        for override in job:
+            values.setdefault(_key(override), set()).add(override.partition("=")[2])
     told = {part.partition("=")[0] for name in names for part in name.split(",")}
-    constant = [key for key, several in values.items() if len(several) == 1 and not {key, _last(key)} & told]
-    return [*constant, *(key for key in INCIDENTAL if key not in constant)]
+    constant = [key for key, several in values.items() if len(several) <= 1 and not {key, _last(key)} & told]
+    return [*constant, *(key for key in INCIDENTAL if key not in values)]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _last(key: str) -> str:
@@ -118,17 +133,25 @@ def _last(key: str) -> str:
 
 
 def _refuse_others(folder: Path, jobs: Mapping[str, Sequence[str]], config_name: str | None) -> None:
-    """End the process where the folder has a run of one of these names with other settings."""
+    """See that the runs of these names that are there have the settings and the data that are asked for.
+
+    Raises:
+        OtherRunError: One has others.
+    """
+    digests: dict[tuple[Any, Any], str | None] = {}
     for name, overrides in jobs.items():
         if (folder / name / CONFIG).exists():
             asked = compose(config_name, list(overrides))
             with open_dict(asked):
                 for key in ("logger", "output_dir"):  # only a run can resolve them
                     asked.pop(key, None)
-            try:
                 refuse_other(folder / name, asked)
-            except ValueError as error:
-                sys.exit(f"Error: {error}")  # of any other exception Hydra makes a warning here
+                data = asked.data.get("dataset"), asked.data.get("data_dir")
+                if data not in digests:
+                    digests[data] = getattr(instantiate(asked.data), "digest", lambda: None)()
+                if digests[data]:
+                    asked[DATA] = digests[data]
+            refuse_other(folder / name, asked)
 
 
 class Watch(threading.Thread):
@@ -148,25 +171,24 @@ class Watch(threading.Thread):
     @property
     def folders(self) -> list[Path]:
         """The folders of the runs that have one."""
+        return [path for path in self._every() if (path / CONFIG).exists()]
+
+    def _every(self) -> list[Path]:
         named = [self.folder / name for name in self.names]
-        return [path for path in named if (path / CONFIG).exists()] or [
-            path.parent for path in self.folder.glob(f"*/{CONFIG}") if not named
-        ]
+        return named or [path.parent for path in self.folder.glob(f"*/{CONFIG}")]
 
     def unfinished(self) -> list[Path]:
         """The folders of those that have neither a result nor an error, or that another process has."""
-        every = [self.folder / name for name in self.names] or self.folders
-        return [path for path in every if _ending(path) is None or is_claimed(path)]
+        return [path for path in self._every() if _ending(path) is None or is_claimed(path)]
 
     def finished(self) -> str:
         """How many of its runs have finished, of how many."""
-        done = sum((path / RESULT).exists() for path in self.folders)
+        done = sum(bool(result_of(path)) for path in self.folders)
         return f"{done} of {len(self.names) or len(self.folders)}"
 
     def missing(self) -> list[str]:
         """A line for each run without a result: why, and where to look."""
-        every = [self.folder / name for name in self.names] or self.folders
-        return [f"  {path.name}: {_why(path)}" for path in every if not (path / RESULT).exists()]
+        return [f"  {path.name}: {_why(path)}" for path in self._every() if not result_of(path)]
 
     def stop(self) -> None:
         """Show what has ended last, and no more."""
@@ -215,13 +237,15 @@ def _jobs(config: DictConfig) -> list[list[str]]:
 
 def _epochs(folder: Path) -> int:
     path = folder / METRICS
-    return max(path.read_text(encoding="utf-8").count("\n") - 1, 0) if path.exists() else 0
+    try:
+        return max(path.read_bytes().count(b"\n") - 1, 0)
+    except OSError:
+        return 0
 
 
 def _ending(folder: Path) -> str | None:
     """How a run ended, in a few words; None if it has not."""
-    if (folder / RESULT).exists():
-        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    if result := result_of(folder):
         return (
             f"best {result['val_acc_max']:.4f} (epoch {result['val_acc_max_epoch']})  last {result['val_acc_last']:.4f}"
         )

@@ -1,5 +1,6 @@
 """What is left to do of a run, done: from a configuration and a folder to the folder with a result."""
 
+import json
 import logging
 import platform
 import subprocess
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sparse_lightning.mnist import MNISTDataModule
 from sparse_lightning.study.connections import Connections
-from sparse_lightning.study.record import CONFIG, DATA, ERROR, read_metrics, write, write_result
+from sparse_lightning.study.record import CONFIG, DATA, ERROR, METRICS, RESULT, read_metrics, result_from, write
 from sparse_lightning.study.recorders import WholeCheckpoints, recorders
 from sparse_lightning.study.resume import clear, last_checkpoint, refuse_other, result_of
 from sparse_lightning.study.run import Job
@@ -73,7 +74,7 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
     """Train what is left, and write the result."""
     folder, alone = job.folder, job.alone
     path, checkpoint, damaged = last_checkpoint(folder)
-    for said in damaged:
+    for said in damaged if is_first() else ():
         since = f"after epoch {checkpoint['epoch']}" if path else "from the start"
         print(f"{folder.name}: {said}; going on {since}", file=sys.stderr, flush=True)
     (folder / ERROR).unlink(missing_ok=True)
@@ -82,8 +83,18 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
     model: LightningModule = instantiate(cfg.model)
     loggers = list(instantiate(cfg.logger).values())
     board = next((logger for logger in loggers if isinstance(logger, Board)), None)
-    if board and path:
-        board.go_on(next(row for row in read_metrics(folder) if int(row["epoch"]) == checkpoint["epoch"]))
+    if path:
+        rows = {row["epoch"]: row for row in read_metrics(folder)}
+        if (
+            not all(rows.get(str(epoch), {}).get("val_acc") for epoch in range(checkpoint["epoch"] + 1))
+            and not cfg.ckpt_path
+        ):
+            raise ValueError(
+                f"Expected {folder / METRICS} to have a row for each epoch that was trained, got a damaged file; "
+                "force=true trains the run anew"
+            )
+        if board and str(checkpoint["epoch"]) in rows:
+            board.go_on(rows[str(checkpoint["epoch"])])
     callbacks: list[Callback] = [Connections(folder), *recorders(folder, OmegaConf.to_yaml(cfg))]
     bar = alone and sys.stderr.isatty()
     if alone:
@@ -103,9 +114,10 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
         raise ValueError("Expected an epoch to train and validate, got none")
     if not trainer.is_global_zero:
         return {"val_acc_last": list(accuracy.values())[-1]}
-    result = write_result(folder, accuracy, **_facts())
+    result = result_from(accuracy, **_facts())
     if board:
         board.log_result(_shown(cfg), {name: result[name] for name in RESULTS}, job.swept)
+    write(folder / RESULT, json.dumps(result, indent=2) + "\n")  # last of all: now it has finished
     return result
 
 
