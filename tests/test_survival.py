@@ -19,9 +19,9 @@ from survival import command, descendants, differences, holders, results, rows, 
 
 from sparse_lightning.study import load_runs
 from sparse_lightning.study.process import in_own_process
-from sparse_lightning.study.record import write
+from sparse_lightning.study.record import Job, write
 from sparse_lightning.study.resume import BusyError, claimed, is_claimed, last_checkpoint
-from sparse_lightning.study.run import Job, attempt
+from sparse_lightning.study.run import attempt
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are watched in /proc")
 EPOCHS, SEEDS, KILLS = 3, 4, 4  # survival.py itself does it with more

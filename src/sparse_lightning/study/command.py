@@ -52,7 +52,7 @@ def command(main: Callable[[], object], conf: Path) -> None:
         for _ in range(TRIES):
             if _complete(main):
                 break
-            sys.argv[1:] = [said for said in sys.argv[1:] if not said.lstrip("+").startswith("force=")]
+            sys.argv[1:] = [said for said in sys.argv[1:] if not _forces(said)]
         failed = _finish()
     except KeyboardInterrupt:
         sys.exit(_stopped())
@@ -89,9 +89,12 @@ def _stopped() -> str:
     return f"Stopped with {study.finished()} runs finished. The same command does the rest{_unforced()}."
 
 
+def _forces(said: str) -> bool:
+    return said.lstrip("+").startswith("force=")
+
+
 def _unforced() -> str:
-    forced = any(said.lstrip("+").startswith("force=") for said in sys.argv[1:])
-    return ", without force," if forced else ""
+    return ", without force," if any(map(_forces, sys.argv[1:])) else ""
 
 
 def _finish() -> bool:

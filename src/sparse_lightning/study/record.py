@@ -10,6 +10,7 @@ import contextlib
 import csv
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,23 @@ DEGREES = "connections.npz"
 DATA = "data_sha256"  # in the configuration: what the run was trained on
 # Settings that may differ between two goes at one run: where it is, and how it is watched.
 INCIDENTAL = ("output_dir", "force", "data_dir", "enable_model_summary", "log_every_n_steps")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be made, whichever process makes it.
+
+    Attributes:
+        config: Its resolved configuration, as YAML.
+        folder: Its folder.
+        swept: The settings that differ between the runs of its multirun, by their last names.
+        alone: Whether it is no part of a multirun.
+    """
+
+    config: str
+    folder: Path
+    swept: frozenset[str]
+    alone: bool
 
 
 def write(path: Path, content: str | bytes, keep: Path | None = None) -> None:

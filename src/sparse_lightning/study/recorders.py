@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from sparse_lightning.study.record import CHECKPOINTS, CONFIG, ERROR, METRICS, PREVIOUS, RESULT, read_metrics, write
+from sparse_lightning.study.record import CHECKPOINTS, CONFIG, METRICS, PREVIOUS, RESULT, read_metrics, write
 
 
 class MetricsCSV(Logger):
@@ -93,8 +93,7 @@ class Record(Callback):
         """Write, let go, take up the random state, and begin to count the time."""
         if trainer.is_global_zero:
             write(self.folder / CONFIG, self.config)
-            for name in (ERROR, RESULT):
-                (self.folder / name).unlink(missing_ok=True)
+            (self.folder / RESULT).unlink(missing_ok=True)
         if self._random_state is not None:  # now, past all that draws random numbers to set up
             torch.set_rng_state(self._random_state)
             self._random_state = None

@@ -3,7 +3,6 @@
 import sys
 import traceback
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -11,26 +10,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sparse_lightning.study.process import in_own_process
-from sparse_lightning.study.record import ERROR, RESULT, sentence, write
+from sparse_lightning.study.record import ERROR, RESULT, Job, sentence, write
 from sparse_lightning.study.resume import BusyError, OtherRunError, claimed, is_claimed
 from sparse_lightning.study.sweep import StudyProgress
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run to be made, whichever process makes it.
-
-    Attributes:
-        config: Its resolved configuration, as YAML.
-        folder: Its folder.
-        swept: The settings that differ between the runs of its multirun, by their last names.
-        alone: Whether it is no part of a multirun.
-    """
-
-    config: str
-    folder: Path
-    swept: frozenset[str]
-    alone: bool
 
 
 def run(cfg: DictConfig) -> float:

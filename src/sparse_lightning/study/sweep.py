@@ -46,10 +46,10 @@ def study_folder(said: str | None, overrides: Sequence[str]) -> str:
 
 
 def _study_name(overrides: Sequence[str]) -> str:
-    said = [each for each in overrides if each.lstrip("+~").partition("=")[0] not in INCIDENTAL]
+    said = [each for each in overrides if _key(each) not in INCIDENTAL]
     parsed = OverridesParser.create().parse_overrides(said)
     parts = [
-        (each.get_key_element().lstrip("+~").rpartition(".")[2] if each.is_sweep_override() else run_name([text], []))
+        _last(_key(text)) if each.is_sweep_override() else run_name([text], [])
         for each, text in zip(parsed, said, strict=True)
     ]
     # Nothing that a shell or Hydra would take for more than a name.

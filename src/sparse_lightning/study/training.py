@@ -21,10 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from sparse_lightning.mnist import MNISTDataModule
 from sparse_lightning.study.connections import Connections
-from sparse_lightning.study.record import CONFIG, DATA, ERROR, METRICS, RESULT, read_metrics, result_from, write
+from sparse_lightning.study.record import CONFIG, DATA, ERROR, METRICS, RESULT, Job, read_metrics, result_from, write
 from sparse_lightning.study.recorders import WholeCheckpoints, recorders
 from sparse_lightning.study.resume import clear, last_checkpoint, refuse_other, result_of
-from sparse_lightning.study.run import Job
 from sparse_lightning.study.tensorboard import Board
 
 RESULTS = ("val_acc_max", "val_acc_max_epoch", "val_acc_last", "epochs")
