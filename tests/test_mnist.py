@@ -95,7 +95,7 @@ def test_training_batches_are_of_128_and_the_short_last_one_is_kept(packaged):
     sizes = [len(labels) for _, labels in packaged.train_dataloader()]
     assert sizes == [128] * 468 + [96]
     assert len(packaged.train_dataloader()) == 469
-    assert [len(labels) for _, labels in packaged.val_dataloader()] == [1000] * 10
+    assert [len(labels) for _, labels in packaged.val_dataloader()] == [2000] * 5
 
 
 def test_by_default_it_validates_on_the_test_images(packaged):

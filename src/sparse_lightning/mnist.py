@@ -24,7 +24,7 @@ SHA256 = {
 }
 # The mean and deviation that the published experiment normalised MNIST with; the others use their own.
 MNIST_MEAN, MNIST_STD = 0.13062755, 0.30810780
-EVALUATED = 1000  # images in a batch of evaluation
+EVALUATED = 2000  # images in a batch of evaluation
 
 
 class MNISTDataModule(LightningDataModule):
@@ -39,7 +39,7 @@ class MNISTDataModule(LightningDataModule):
         dataset: ``"MNIST"``, ``"FashionMNIST"``, ``"KMNIST"`` or ``"QMNIST"``.
         data_dir: Folder in torchvision's format, downloaded into where it is not there yet; None for the MNIST that
             is packaged with this library.
-        batch_size: Images in a training batch, on each rank; evaluation takes at least 1000 at a time, which changes
+        batch_size: Images in a training batch, on each rank; evaluation takes at least 2000 at a time, which changes
             nothing but the time.
         val_size: 0 validates on the test images, as the published experiment did; otherwise the last so many training
             images are held out for it, and the test images are kept for `test`.
@@ -140,7 +140,8 @@ class MNISTDataModule(LightningDataModule):
     def _normalised(self, images: Tensor) -> Tensor:
         """A batch as a network takes it; images stay bytes until then, in a quarter of the memory and as fast."""
         mean, std = self._scale
-        return images.unsqueeze(1).to(torch.float32).div_(255).sub_(mean).div_(std)
+        black = torch.full((), -mean / std)
+        return torch.add(black, images.unsqueeze(1), alpha=1 / (255 * std))  # in one pass
 
     def _read(self, train: bool) -> tuple[Tensor, Tensor]:
         """Images, uint8, (count, 28, 28), and labels, int64, (count,)."""
