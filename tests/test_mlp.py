@@ -506,4 +506,4 @@ def test_what_is_said_of_the_training_step_s_parameters_is_true():
 def test_a_rank_that_never_has_an_image_has_sums_to_reduce():
     mlp = small()
     mlp._measure("val", torch.zeros(0, 6), torch.zeros(0, dtype=torch.long))
-    assert mlp._sums["val"].tolist() == [0, 0, 0]
+    assert mlp._reduced("val") == [0, 0, 0]

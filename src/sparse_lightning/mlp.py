@@ -1,9 +1,9 @@
 """SparseMLP, the network of the experiment as a LightningModule."""
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -17,6 +17,7 @@ from sparse_lightning.growth import HebbianGrowth, RandomGrowth
 from sparse_lightning.presets import PRESETS
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW")
+TOGETHER = 64  # batches that are measured at once: one by one, that takes as long as a layer
 
 
 class SparseMLP(LightningModule):
@@ -115,7 +116,7 @@ class SparseMLP(LightningModule):
         self._dense = density == 1
         if not self._dense:
             self.prune_regrow.sparsify(self)
-        self._sums: dict[str, Tensor] = {}
+        self._metrics: defaultdict[str, _Sums] = defaultdict(_Sums)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Lightning notes the hook that runs many times a step, past which no search for parameters is needed."""
@@ -155,13 +156,13 @@ class SparseMLP(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Begin the metrics at zero."""
-        self._sums = {}
+        self._metrics.clear()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of a batch."""
         if batch_idx == 0:
             # What is left of an epoch whose end Lightning leaves out when it continues from the last batch of it.
-            self._sums.pop("train", None)
+            self._metrics.pop("train", None)
         return self._measure("train", *batch)
 
     # Lightning asks at every step whether there is a `batch_idx`; to work that out anew takes as long as a small layer.
@@ -205,7 +206,7 @@ class SparseMLP(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the metrics of an unfinished epoch."""
-        checkpoint["metrics"] = {stage: self._reduced(stage).clone() for stage in self._sums}
+        checkpoint["metrics"] = {stage: self._reduced(stage) for stage in self._metrics}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the masks, which the weights alone cannot tell, and the metrics of an unfinished epoch."""
@@ -224,39 +225,59 @@ class SparseMLP(LightningModule):
                     )
             self.prune_regrow.start_from(state["masks"])
         first = self._trainer is None or self.trainer.is_global_zero
-        self._sums = {
-            stage: sums.clone() if first else 0 * sums for stage, sums in checkpoint.get("metrics", {}).items()
-        }
+        self._metrics.clear()
+        for stage, sums in checkpoint.get("metrics", {}).items():
+            self._metrics[stage] = _Sums(*sums) if first else _Sums()
 
     def _measure(self, stage: str, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of a batch, added to the stage's sums of loss, of correct answers and of images."""
+        """Mean cross-entropy of a batch, which goes into the stage's metrics."""
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
-        count = len(labels)
-        if count == 0:  # on a rank that has run out of images, or never had one
-            self._sums.setdefault(stage, torch.zeros(3, device=loss.device))
-            return loss
-        with torch.no_grad():
-            sums = self._sums.get(stage, torch.zeros(3)).to(loss.device)
-            self._sums[stage] = sums
-            sums[0].add_(loss, alpha=count)
-            sums[1].add_((logits.argmax(1) == labels).sum())
-            sums[2].add_(count)
+        self._metrics[stage].add(loss.detach(), logits.detach(), labels)
         return loss
 
-    def _reduced(self, stage: str) -> Tensor:
+    def _reduced(self, stage: str) -> list[float]:
         """The sums of a stage over all ranks."""
+        sums = self._metrics[stage].sums()
         if self._trainer is None or self.trainer.world_size == 1:
-            return self._sums[stage]
-        total = self.trainer.strategy.reduce(self._sums[stage].clone(), reduce_op="sum")
+            return sums
+        total = self.trainer.strategy.reduce(
+            torch.tensor(sums, dtype=torch.float64, device=self.device), reduce_op="sum"
+        )
         assert isinstance(total, Tensor)
-        return total
+        return cast(list[float], total.tolist())
 
     def _log_epoch(self, stage: str) -> None:
-        loss, correct, count = self._reduced(stage).tolist()
-        del self._sums[stage]
+        loss, correct, count = self._reduced(stage)
+        del self._metrics[stage]
         metrics = {f"{stage}_loss": loss / count, f"{stage}_acc": correct / count}
         self.log_dict(metrics, prog_bar=True, sync_dist=self.trainer.world_size > 1)
+
+
+class _Sums:
+    """What batches sum up to, one after another: their loss, correct answers and images."""
+
+    def __init__(self, loss: float = 0.0, correct: float = 0.0, images: float = 0.0) -> None:
+        self._loss, self._correct, self._images = loss, correct, images
+        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Take a batch, of mean loss `loss`; on a rank that has run out of images it has none."""
+        if len(labels):
+            self._batches.append((loss, logits, labels))
+        if len(self._batches) == TOGETHER:
+            self.sums()
+
+    def sums(self) -> list[float]:
+        """Loss, correct answers and images so far."""
+        if self._batches:
+            losses, logits, labels = zip(*self._batches, strict=True)
+            self._batches = []
+            for loss, answers in zip(torch.stack(losses).tolist(), labels, strict=True):
+                self._loss += loss * len(answers)
+                self._images += len(answers)
+            self._correct += (torch.cat(logits).argmax(1) == torch.cat(labels)).sum().item()
+        return [self._loss, self._correct, self._images]
 
 
 def _mlp(
