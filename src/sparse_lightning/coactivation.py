@@ -51,7 +51,7 @@ def _active(values: Tensor) -> Tensor:
     if values.dim() > 3:
         return values > 0
     # On CPUs a comparison written into floats is several times faster than one into booleans.
-    return torch.gt(values, 0, out=torch.empty(values.shape, device=values.device))
+    return torch.gt(values, 0, out=torch.empty_like(values, dtype=torch.float32))
 
 
 def _samples(layer: nn.Module | None, inputs: Tensor, outputs: Tensor) -> int:
@@ -81,8 +81,7 @@ def _product(layer: nn.Module | None, inputs: Tensor, outputs: Tensor) -> Tensor
 
 
 def _add(counts: Tensor, seen: int, layer: nn.Module | None, inputs: Tensor, outputs: Tensor) -> Tensor:
-    """Counts of `seen` samples with more of them added: in place as floats while those are exact, then as integers."""
-    seen += _samples(layer, inputs, outputs)
+    """Counts with more added, of `seen` samples then: in place as floats while those are exact, then as integers."""
     if counts.is_floating_point() and seen <= EXACT:
         if isinstance(layer, _ConvNd):
             return counts.add_(_product(layer, inputs, outputs))
@@ -186,8 +185,8 @@ class Coactivation:
             self._settle()
         for layer, inputs, outputs in self._pairs:
             name = self._names[layer]
-            self._counts[name] = _add(self._counts[name], self.samples[name], layer, inputs, outputs)
             self.samples[name] += _samples(layer, inputs, outputs)
+            self._counts[name] = _add(self._counts[name], self.samples[name], layer, inputs, outputs)
         self._pairs.clear()
         self._open.clear()
         self._waiting.clear()
