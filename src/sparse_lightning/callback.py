@@ -383,7 +383,8 @@ class PruneRegrow(Callback):
         found |= {f"topology/grown/{_layer(name)}": float(grown.get(name, 0)) for name in masks}
         found["topology/density/all"] = sum(active.values()) / sum(size.values())
         found["topology/grown/all"] = float(sum(grown.values()))
-        pl_module.log_dict(found, sync_dist=trainer.world_size > 1)
+        # With a size, which a training step that takes the loader itself does not tell.
+        pl_module.log_dict(found, sync_dist=trainer.world_size > 1, batch_size=1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Detach; the next fit begins with the rewiring that this one's last epoch is owed."""
