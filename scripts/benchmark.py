@@ -48,9 +48,9 @@ from sparse_lightning import MNISTDataModule, PruneRegrow, SparseMLP
 from sparse_lightning.mnist import MNIST_MEAN, MNIST_STD, PACKAGED
 from sparse_lightning.study.connections import Connections
 from sparse_lightning.study.record import read_metrics
-from sparse_lightning.study.recorders import MetricsCSV, recorders
+from sparse_lightning.study.recorders import MetricsCSV, WholeCheckpoints, recorders
 from sparse_lightning.study.tensorboard import Board
-from sparse_lightning.study.training import NoProfiler
+from sparse_lightning.study.training import shorten
 
 ARMS: dict[str, dict[str, Any]] = {
     "hebbian": {"hebbian_grow": True},
@@ -180,11 +180,10 @@ def sparse_lightning(arm: str, epochs: int, seed: int, folder: Path, records: bo
         *([Connections(home)] if records else []),
     ]
     loggers = [MetricsCSV(home), Board(home)] if records else False
-    options = {"callbacks": callbacks, "profiler": NoProfiler(), "num_sanity_val_steps": 0}
-    options["enable_model_summary"] = False  # as in conf/trainer/default.yaml
-    return _lightning_fit(
-        SparseMLP(**ARMS[arm], seed=seed), epochs, home, loggers, MNISTDataModule(seed=seed), **options
-    )
+    options = {"callbacks": callbacks, "plugins": [WholeCheckpoints()]}
+    options |= {"num_sanity_val_steps": 0, "enable_model_summary": False}  # as in conf/trainer/default.yaml
+    model, data = SparseMLP(**ARMS[arm], seed=seed), MNISTDataModule(seed=seed)
+    return _lightning_fit(model, epochs, home, loggers, data, prepare=shorten, **options)
 
 
 def usual_lightning(arm: str, epochs: int, seed: int, folder: Path) -> dict[str, float]:
@@ -258,11 +257,19 @@ class _Clock(Callback):
 
 
 def _lightning_fit(
-    model: LightningModule, epochs: int, folder: Path, logger: Any, *data: Any, callbacks: Any = (), **options: Any
+    model: LightningModule,
+    epochs: int,
+    folder: Path,
+    logger: Any,
+    *data: Any,
+    callbacks: Any = (),
+    prepare: Callable[[Trainer], None] = lambda trainer: None,
+    **options: Any,
 ) -> dict[str, float]:
     clock = _Clock()
     options |= {"accelerator": "cpu", "logger": logger, "default_root_dir": folder}
     trainer = Trainer(max_epochs=epochs, callbacks=[clock, *callbacks], **options)
+    prepare(trainer)
     trainer.fit(model, *data)
     return clock.found(trainer.callback_metrics["val_acc"].item())
 

@@ -1,5 +1,4 @@
 import copy
-import inspect
 import shutil
 from functools import partial
 from pathlib import Path
@@ -490,17 +489,6 @@ def test_gradients_are_let_go_of_before_the_next_ones():
     mlp(torch.ones(4, 6)).sum().backward()
     mlp.optimizer_zero_grad(0, 0, optimizer)
     assert all(parameter.grad is None for parameter in mlp.parameters())
-
-
-def test_what_is_said_of_the_training_step_s_parameters_is_true():
-    said = inspect.signature(SparseMLP.training_step)
-    assert list(said.parameters) == ["self", "batch", "batch_idx"]
-
-    class Subclass(SparseMLP):
-        def training_step(self, batch: Tensor) -> Tensor:
-            return super().training_step(batch, 1)
-
-    assert list(inspect.signature(Subclass.training_step).parameters) == ["self", "batch"]
 
 
 def test_a_rank_that_never_has_an_image_has_sums_to_reduce():

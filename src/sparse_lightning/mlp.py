@@ -2,7 +2,6 @@
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -118,13 +117,6 @@ class SparseMLP(LightningModule):
             self.prune_regrow.sparsify(self)
         self._metrics: defaultdict[str, _Sums] = defaultdict(_Sums)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Lightning notes the hook that runs many times a step, past which no search for parameters is needed."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (batch, num_classes), of images, (batch, ...), that flatten to `input_size` values each."""
         logits: Tensor = self.network(images.flatten(1))
@@ -165,24 +157,11 @@ class SparseMLP(LightningModule):
             self._metrics.pop("train", None)
         return self._measure("train", *batch)
 
-    # Lightning asks at every step whether there is a `batch_idx`; to work that out anew takes as long as a small layer.
-    training_step.__signature__ = signature(training_step)  # type: ignore[attr-defined]
-
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Let go of the gradients, without what an optimizer does around that for profilers and compilers."""
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip if the Trainer was told to."""
-        if gradient_clip_val is not None:
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Take a batch into the validation metrics."""

@@ -3,7 +3,6 @@
 import io
 import time
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +101,7 @@ class Record(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the time, and begin again."""
         now = time.perf_counter()
-        pl_module.log("epoch_time", now - self._started, sync_dist=trainer.world_size > 1)
+        pl_module.log("epoch_time", now - self._started, sync_dist=trainer.world_size > 1, batch_size=1)
         self._started = now
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,11 +132,6 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 class Checkpoint(ModelCheckpoint):
     """Lightning's own for the ends of epochs, whose metrics are in `metrics.csv` before a checkpoint is written."""
-
-    @cached_property
-    def state_key(self) -> str:  # it is asked for at every hook of every step
-        """Tells it apart from others."""
-        return super().state_key
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state over, wherever the run's folder was then: Lightning forgets the best one when it has moved."""
