@@ -560,7 +560,7 @@ def choose_rows(args: argparse.Namespace) -> list[Row]:
     """The rows of the parts that are asked for."""
     quick, rounds = args.quick, args.rounds
     arms = ("model.hebbian_grow=true,false",)
-    study = ((2,), *arms, "seed=range(8)") if args.full_study else ((1, 2), *arms, "seed=0,1", "trainer.max_epochs=3")
+    size = ("seed=range(8)",) if args.full_study else ("seed=0,1", "trainer.max_epochs=3")
     parts: dict[str, Callable[[], list[Row]]] = {
         "epoch": lambda: (
             epoch_rows(1, 2, 1, ["hebbian"]) if quick else epoch_rows(rounds, args.epochs, args.usual_rounds)
@@ -568,7 +568,7 @@ def choose_rows(args: argparse.Namespace) -> list[Row]:
         "rewire": lambda: rewire_rows(3, 6) if quick else rewire_rows(rounds, 8),
         "startup": lambda: startup_rows(1 if quick else rounds),
         "logging": lambda: [] if quick else logging_rows(2 * rounds, args.epochs),
-        "study": lambda: [] if quick else study_rows(1 if args.full_study else 2, *study),
+        "study": lambda: [] if quick else study_rows(1 if args.full_study else 2, (1, 2), *arms, *size),
         "memory": lambda: memory_rows(1 if quick else 3),
     }
     return [row for part in args.only for row in parts[part]()]
@@ -600,12 +600,12 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--only", type=_parts, default=PARTS, metavar="PART,...", help=f"parts to measure: {', '.join(PARTS)}")
     add("--rounds", type=partial(_count, 1), default=5, help="measurements of each row (default: 5)")
-    add("--epochs", type=partial(_count, 2), default=3, help="epochs of a fit, the first not timed (default: 3)")
+    add("--epochs", type=partial(_count, 2), default=6, help="epochs of a fit, the first not timed (default: 6)")
     usual = "rounds of usual Lightning, if less, of 2 epochs each since it is slow; 0 leaves it out (default: 2)"
     add("--usual-rounds", type=partial(_count, 0), default=2, help=usual)
     quick = "a minute or two: 1 round of 2 epochs, usual Lightning on the hebbian arm only, no logging, no study"
     add("--quick", action="store_true", help=quick)
-    add("--full-study", action="store_true", help="for the part study the published one, 16 runs on two processes")
+    add("--full-study", action="store_true", help="for the part study the published one, of 16 runs")
     add("--json", type=Path, metavar="FILE", help="also write every measurement, the medians and the machine here")
     add("--figure", type=Path, metavar="FILE", help="also draw epochs and rewirings here, as PNG or SVG")
     args = parser.parse_args()
