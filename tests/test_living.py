@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAver
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 
-from sparse_lightning import HebbianGrowth, PruneRegrow, RigL
+from sparse_lightning import HebbianGrowth, PruneRegrow, RigL, SparseMLP
 from sparse_lightning.growth import GROWTH
 from sparse_lightning.pruning import PRUNING
 
@@ -267,6 +267,16 @@ def test_a_compiled_model_trains_the_same_and_is_not_compiled_again_when_the_top
     assert other.rewirings == sparse.rewirings == 3
     torch.testing.assert_close(other.state_dict(), sparse.state_dict())
     torch.testing.assert_close(fast.state_dict(), plain.state_dict())
+
+
+@DYNAMO
+def test_a_compiled_sparse_mlp_is_not_compiled_again_for_its_metrics(trainer, data, compiled):
+    data.inputs, data.labels = data.inputs[:16], data.labels[:16]  # batches of one size
+    mlp = SparseMLP(6, 3, hidden_sizes=(8,), density=0.5)
+    trainer(max_epochs=1, limit_val_batches=0).fit(compiled(mlp), data)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    trainer(max_epochs=12, limit_val_batches=0).fit(compiled(mlp), data)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2 * graphs > 0
 
 
 @DYNAMO

@@ -1,5 +1,6 @@
 """The short way from batch to batch beside Lightning's own: nobody who looks on can tell them apart."""
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -8,7 +9,11 @@ import pytest
 import torch
 from conftest import Data, Model, Record
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch import Tensor, nn
 
 from sparse_lightning import PruneRegrow
@@ -149,14 +154,97 @@ class Unsized:
         return iter(self.loader)
 
 
+class Holes(Unsized):
+    """A loader with a batch in which nothing was left."""
+
+    def __len__(self) -> int:
+        return BATCHES
+
+    def __iter__(self) -> Any:
+        return (None if index == 3 else batch for index, batch in enumerate(self.loader))
+
+
 class Steps(Model):
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         optimizer.step(closure=optimizer_closure)
 
 
 class Clips(Model):
-    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+    def configure_gradient_clipping(self, optimizer: Any, *, gradient_clip_val: Any, **kwargs: Any) -> None:
+        assert gradient_clip_val is None
         self.clip_gradients(optimizer, gradient_clip_val=0.01, gradient_clip_algorithm="value")
+
+
+class LogsWithin(Model):
+    """Logs wherever Lightning lets it."""
+
+    def configure_gradient_clipping(self, optimizer: Any, **kwargs: Any) -> None:
+        self.log("gradients", sum(float(p.grad.norm()) for p in self.parameters()), on_step=True, on_epoch=True)
+
+    def backward(self, loss: Tensor) -> None:
+        handle = loss.register_hook(lambda gradient: self.log("slope", float(gradient)))
+        self.log("backward", float(loss.detach()))
+        super().backward(loss)
+        handle.remove()
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        self.log("zeroed", float(batch_idx), on_epoch=True)
+        super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
+
+class Erases(Callback):
+    """Changes the loss when it has served, in place."""
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self.loss = loss
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.loss.data.zero_()
+
+
+class Told:
+    """A hook that is an object."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def __call__(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self.told += 1
+        pl_module.log("told", float(self.told), batch_size=1)
+
+
+class Wrapped(Callback):
+    """A hook wrapped about Lightning's own, and one that is none."""
+
+    on_before_zero_grad = None
+
+    @functools.wraps(Callback.on_train_batch_end)
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        pl_module.log("wrapped", float(trainer.global_step), batch_size=1)
+
+
+class Signalled(Callback):
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        trainer._signal_connector.received_sigterm = trainer.global_step == 14
+
+
+class Wordless(Model):
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        return {"size": 2} if batch_idx == 3 else loss
+
+
+class Lossless(Wordless):
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        return {"loss": None} if batch_idx == 3 else super().training_step(batch, 0)
+
+
+class Quiet(PassThroughProfiler):
+    """Of another kind than Lightning's."""
+
+
+class OneDevice(SingleDeviceStrategy):
+    """Of another kind than Lightning's."""
 
 
 def schedule(interval: str) -> Callable[..., Any]:
@@ -175,6 +263,14 @@ ORDINARY: dict[str, tuple[Callable[..., Model], dict[str, Any], int]] = {
     "skipped batches": (Skips, {}, 3 * (BATCHES - 2)),
     "clipped by norm": (Model, {"gradient_clip_val": 0.01}, 3 * (BATCHES - 2)),
     "clipped by the model": (Clips, {}, 3 * (BATCHES - 2)),
+    "metrics of each hook": (LogsWithin, {}, 3 * (BATCHES - 2)),
+    "a loss that is changed": (Model, {"callbacks": [Erases()]}, 3 * (BATCHES - 2)),
+    "hooks of other kinds": (Model, {"callbacks": [Wrapped()]}, 3 * (BATCHES - 2)),
+    "a hook that is an object": (Model, {"callbacks": lambda: [LambdaCallback(on_after_backward=Told())]}, 24),
+    "no loss": (Wordless, {}, 3),
+    "a loss that is none": (Lossless, {}, 3),
+    "a signal to end": (Model, {"callbacks": [Signalled()]}, (BATCHES - 2) + 3),
+    "a quick try": (Model, {"fast_dev_run": 4}, 2),
     "Adam": (partial(Model, optimizer=torch.optim.Adam), {}, 3 * (BATCHES - 2)),
     "LBFGS": (partial(Model, optimizer=partial(torch.optim.LBFGS, lr=0.01, max_iter=3)), {}, 3 * (BATCHES - 2)),
     "a rate of each epoch": (partial(Model, schedule=schedule("epoch")), {}, 3 * (BATCHES - 2)),
@@ -198,6 +294,8 @@ EXTRAORDINARY: dict[str, tuple[Callable[..., Model], dict[str, Any]]] = {
     "accumulated gradients": (Model, {"accumulate_grad_batches": 3}),
     "another precision": (Model, {"precision": "bf16-mixed"}),
     "a profiler": (Model, {"profiler": "simple"}),
+    "another profiler": (Model, {"profiler": Quiet()}),
+    "another strategy": (Model, {"strategy": OneDevice(), "accelerator": "auto"}),
     "a rate of each step": (partial(Model, schedule=schedule("step")), {}),
     "the loader itself": (Iterates, {}),
     "validation by the clock": (Model, {"val_check_interval": "00:01:00:00", "check_val_every_n_epoch": None}),
@@ -230,15 +328,21 @@ def fit(
     logger, onlooker, lit = Steplog(), Onlooker(), build(net)
     settings = {"max_epochs": 3, "accelerator": "cpu", "log_every_n_steps": 1, "num_sanity_val_steps": 0} | options
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    own = [PruneRegrow(0.5, growth="hebbian"), onlooker, LearningRateMonitor(), *options.get("callbacks", [])]
+    added = options.get("callbacks", list)
+    own = [
+        PruneRegrow(0.5, growth="hebbian"),
+        onlooker,
+        LearningRateMonitor(),
+        *(added() if callable(added) else added),
+    ]
     trainer = Trainer(**settings | quiet | {"logger": logger, "callbacks": own})
     if short:
         shorten(trainer)
     failed = None
     try:
         trainer.fit(lit, datamodule=data, **how)
-    except RuntimeError as error:
-        failed = str(error)
+    except (RuntimeError, MisconfigurationException, SIGTERMException) as error:
+        failed = type(error), str(error)
     saved = {name: value.clone() for name, value in lit.state_dict().items()}
     progress = trainer.fit_loop.state_dict()
     return onlooker.seen, getattr(lit, "seen", None), logger.lines, plain(saved), progress, failed, trainer.global_step
@@ -290,6 +394,24 @@ def test_a_loader_of_unknown_length_goes_lightnings_way(net, batches, short, mon
     theirs, ours = (fit(Model, {}, net, batches, short=each) for each in (False, True))
     assert ours == theirs
     assert not short
+
+
+@pytest.mark.filterwarnings("ignore:train_dataloader yielded None", "ignore:Expected a batch of train_dataloader")
+def test_a_batch_that_is_none_is_left_out(net, batches, short, monkeypatch):
+    loader = batches.train_dataloader()
+    monkeypatch.setattr(batches, "train_dataloader", lambda: Holes(loader))
+    theirs, ours = (fit(Model, {}, net, batches, short=each) for each in (False, True))
+    assert ours == theirs
+    assert ours[-1] == 3 * (BATCHES - 1)
+    assert len(short) == 3 * (BATCHES - 2)
+
+
+@pytest.mark.parametrize(("version", "kind"), [("2.6.7", loop.ShortLoop), ("2.7.0", _TrainingEpochLoop)])
+def test_the_short_way_is_for_the_version_of_lightning_that_it_stands_on(monkeypatch, trainer, version, kind):
+    monkeypatch.setattr("sparse_lightning.study.training.version", lambda package: version)
+    run = trainer()
+    shorten(run)
+    assert type(run.fit_loop.epoch_loop) is kind
 
 
 @pytest.mark.parametrize("step", [1, 4, 9, 10, 11, 15])

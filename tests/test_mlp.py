@@ -243,7 +243,9 @@ def measured(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     return sum(losses) / len(losses), sum(correct) / len(correct)
 
 
-def test_metrics_are_means_over_images_the_short_last_batch_included(trainer, data, record):
+@pytest.mark.parametrize("together", [1, 2, 3, 64])
+def test_metrics_are_means_over_images_the_short_last_batch_included(trainer, data, record, monkeypatch, together):
+    monkeypatch.setattr("sparse_lightning.mlp.TOGETHER", together)
     mlp = small()
     batched = Batched(mlp)
     trainer(max_epochs=3, callbacks=[batched], logger=record).fit(mlp, data)
@@ -455,7 +457,11 @@ def test_a_continued_run_is_to_the_bit_the_run_that_was_never_interrupted(
     exactly(continued, straight)
 
 
-def test_metrics_of_an_epoch_continued_halfway_are_of_the_whole_epoch(trainer, data, recorder, tmp_path):
+@pytest.mark.parametrize("together", [1, 64])
+def test_metrics_of_an_epoch_continued_halfway_are_of_the_whole_epoch(
+    trainer, data, recorder, tmp_path, monkeypatch, together
+):
+    monkeypatch.setattr("sparse_lightning.mlp.TOGETHER", together)
     logs = recorder(), recorder()
     straight_and_continued(trainer, data, tmp_path, logs, {}, "step=5")
     assert logs[1].epochs[1] == logs[0].epochs[1]
@@ -494,4 +500,18 @@ def test_gradients_are_let_go_of_before_the_next_ones():
 def test_a_rank_that_never_has_an_image_has_sums_to_reduce():
     mlp = small()
     mlp._measure("val", torch.zeros(0, 6), torch.zeros(0, dtype=torch.long))
-    assert mlp._reduced("val") == [0, 0, 0]
+    checkpoint = {}
+    mlp.on_save_checkpoint(checkpoint)
+    assert checkpoint["metrics"] == {"val": [0, 0, 0]}
+
+
+def test_what_a_subclass_does_to_the_loss_is_not_in_the_metric(trainer, data, record):
+    class Penalised(SparseMLP):
+        def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            loss += 100
+            return loss
+
+    mlp = Penalised(6, 3, hidden_sizes=(8,), density=0.5)
+    trainer(max_epochs=1, logger=record).fit(mlp, data)
+    assert record.epochs[0]["train_loss"] < 10

@@ -81,7 +81,7 @@ def _product(layer: nn.Module | None, inputs: Tensor, outputs: Tensor) -> Tensor
 
 
 def _add(counts: Tensor, seen: int, layer: nn.Module | None, inputs: Tensor, outputs: Tensor) -> Tensor:
-    """Counts with more added, of `seen` samples then: in place as floats while those are exact, then as integers."""
+    """Counts with more added, `seen` samples with these: in place as floats while those are exact, then as integers."""
     if counts.is_floating_point() and seen <= EXACT:
         if isinstance(layer, _ConvNd):
             return counts.add_(_product(layer, inputs, outputs))

@@ -1,6 +1,6 @@
 """SparseMLP, the network of the experiment as a LightningModule."""
 
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -115,7 +115,7 @@ class SparseMLP(LightningModule):
         self._dense = density == 1
         if not self._dense:
             self.prune_regrow.sparsify(self)
-        self._metrics: defaultdict[str, _Sums] = defaultdict(_Sums)
+        self._metrics: dict[str, _Sums] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (batch, num_classes), of images, (batch, ...), that flatten to `input_size` values each."""
@@ -148,7 +148,7 @@ class SparseMLP(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Begin the metrics at zero."""
-        self._metrics.clear()
+        self._metrics = {}
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of a batch."""
@@ -204,20 +204,19 @@ class SparseMLP(LightningModule):
                     )
             self.prune_regrow.start_from(state["masks"])
         first = self._trainer is None or self.trainer.is_global_zero
-        self._metrics.clear()
-        for stage, sums in checkpoint.get("metrics", {}).items():
-            self._metrics[stage] = _Sums(*sums) if first else _Sums()
+        metrics = checkpoint.get("metrics", {})
+        self._metrics = {stage: _Sums(*map(float, sums)) if first else _Sums() for stage, sums in metrics.items()}
 
     def _measure(self, stage: str, images: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of a batch, which goes into the stage's metrics."""
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
-        self._metrics[stage].add(loss.detach(), logits.detach(), labels)
+        self._metrics.setdefault(stage, _Sums()).add(loss, logits, labels)
         return loss
 
     def _reduced(self, stage: str) -> list[float]:
         """The sums of a stage over all ranks."""
-        sums = self._metrics[stage].sums()
+        sums = self._metrics[stage].so_far()
         if self._trainer is None or self.trainer.world_size == 1:
             return sums
         total = self.trainer.strategy.reduce(
@@ -240,23 +239,29 @@ class _Sums:
         self._loss, self._correct, self._images = loss, correct, images
         self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Take a batch, of mean loss `loss`; on a rank that has run out of images it has none."""
+        """Take a batch, of mean loss `loss`; an empty one, of a rank that has run out of images, counts for nothing."""
         if len(labels):
-            self._batches.append((loss, logits, labels))
+            # Cloned: what is done to the loss after, in place, is not the metric's.
+            self._batches.append((loss.detach().clone(), logits.detach(), labels))
         if len(self._batches) == TOGETHER:
-            self.sums()
+            self._settle()
 
-    def sums(self) -> list[float]:
-        """Loss, correct answers and images so far."""
-        if self._batches:
-            losses, logits, labels = zip(*self._batches, strict=True)
-            self._batches = []
-            for loss, answers in zip(torch.stack(losses).tolist(), labels, strict=True):
-                self._loss += loss * len(answers)
-                self._images += len(answers)
-            self._correct += (torch.cat(logits).argmax(1) == torch.cat(labels)).sum().item()
+    def so_far(self) -> list[float]:
+        """Loss, correct answers and images."""
+        self._settle()
         return [self._loss, self._correct, self._images]
+
+    def _settle(self) -> None:
+        if not self._batches:
+            return
+        losses, logits, labels = zip(*self._batches, strict=True)
+        self._batches = []
+        for loss, answers in zip(torch.stack(losses).tolist(), labels, strict=True):
+            self._loss += loss * len(answers)
+            self._images += len(answers)
+        self._correct += (torch.cat(logits).argmax(1) == torch.cat(labels)).sum().item()
 
 
 def _mlp(

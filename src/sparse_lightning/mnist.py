@@ -40,7 +40,7 @@ class MNISTDataModule(LightningDataModule):
         data_dir: Folder in torchvision's format, downloaded into where it is not there yet; None for the MNIST that
             is packaged with this library.
         batch_size: Images in a training batch, on each rank; evaluation takes at least 2000 at a time, which changes
-            nothing but the time.
+            no metric.
         val_size: 0 validates on the test images, as the published experiment did; otherwise the last so many training
             images are held out for it, and the test images are kept for `test`.
         seed: Seed of the order of the training images.
@@ -140,7 +140,7 @@ class MNISTDataModule(LightningDataModule):
     def _normalised(self, images: Tensor) -> Tensor:
         """A batch as a network takes it; images stay bytes until then, in a quarter of the memory and as fast."""
         mean, std = self._scale
-        black = torch.full((), -mean / std)
+        black = images.new_full((), -mean / std, dtype=torch.float32)
         return torch.add(black, images.unsqueeze(1), alpha=1 / (255 * std))  # in one pass
 
     def _read(self, train: bool) -> tuple[Tensor, Tensor]:
