@@ -85,6 +85,8 @@ class _ShortStep:
         self.module, self.optimizer = loop.trainer.lightning_module, loop.trainer.optimizers[0]
         self.attributes = vars(self.module)  # set past the module's search for parameters, which takes long
         self.takes_index = is_param_in_hook_signature(self.module.training_step, "batch_idx", min_args=2)
+        own_clipping = _is_written("configure_gradient_clipping", self.module, LightningModule)
+        self.clips = own_clipping or loop.trainer.gradient_clip_val is not None
         source = loop.trainer._data_connector._datahook_selector
         transfer = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
         self.before, self.move, self.after = (getattr(source.get_instance(hook), hook) for hook in transfer)
@@ -127,9 +129,10 @@ class _ShortStep:
         def closure() -> Any:
             loss = given()
             self._call("on_before_optimizer_step", optimizer)
-            clip = {"gradient_clip_val": trainer.gradient_clip_val}
-            clip["gradient_clip_algorithm"] = trainer.gradient_clip_algorithm
-            self._within("configure_gradient_clipping", self.module.configure_gradient_clipping, optimizer, **clip)
+            if self.clips:
+                clip = {"gradient_clip_val": trainer.gradient_clip_val}
+                clip["gradient_clip_algorithm"] = trainer.gradient_clip_algorithm
+                self._within("configure_gradient_clipping", self.module.configure_gradient_clipping, optimizer, **clip)
             return loss
 
         steps.increment_ready()
