@@ -20,6 +20,7 @@ hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, 
 hypothesis.settings.load_profile("steady")
 
 ROOT = Path(__file__).parent.parent
+LONGEST = ["test_survival", "test_train", "test_distributed", "test_launchers"]
 SHORT = ["trainer.limit_train_batches=12", "trainer.limit_val_batches=6"]
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
@@ -29,6 +30,11 @@ CONSTANT = partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[])
 def pytest_configure(config: pytest.Config) -> None:
     # Lightning 2.6 builds torch's LeafSpec in every loop, which torch 2.14 warns of.
     config.addinivalue_line("filterwarnings", r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # A file is one process's: the files that take longest come first, so that no core is idle at the end.
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 class Model(LightningModule):

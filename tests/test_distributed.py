@@ -74,6 +74,7 @@ def test_the_command_on_two_processes_continues_after_a_kill_to_the_same_bits(tm
     with subprocess.Popen(line(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while rows(killed) < 2:
             assert process.poll() is None
+            time.sleep(0.02)
         process.kill()
     while holders(killed.parent):
         time.sleep(0.05)

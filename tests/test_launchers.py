@@ -10,7 +10,7 @@ EPOCHS = 2
 
 
 def launch(folder: Path, launcher: str) -> Path:
-    line = [each for each in command(folder, EPOCHS, 2, f"hydra/launcher={launcher}") if "n_jobs" not in each]
+    line = [each for each in command(folder, EPOCHS, 1, f"hydra/launcher={launcher}") if "n_jobs" not in each]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder

@@ -236,6 +236,7 @@ DYNAMO = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that
 @pytest.fixture
 def compiled() -> Any:
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     yield partial(torch.compile, backend="eager")
     torch._dynamo.reset()
 

@@ -24,7 +24,7 @@ from sparse_lightning.study.resume import BusyError, claimed, is_claimed, last_c
 from sparse_lightning.study.run import attempt
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are watched in /proc")
-EPOCHS, SEEDS, KILLS = 3, 4, 4  # survival.py itself does it with more
+EPOCHS, SEEDS, KILLS = 3, 2, 4  # survival.py itself does it with more
 HEBBIAN = "hebbian_grow=true,seed=0"
 
 
@@ -35,7 +35,7 @@ def study(folder: Path, *more: str, seeds: int = 1) -> subprocess.CompletedProce
 
 @pytest.fixture(scope="module")
 def peace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of eight runs that nothing has interrupted."""
+    """A study of four runs that nothing has interrupted."""
     folder = tmp_path_factory.mktemp("study") / "peace"
     assert study(folder, seeds=SEEDS).returncode == 0
     return folder
@@ -97,6 +97,7 @@ def test_a_run_that_raises_and_one_that_is_killed_leave_the_others_alone(tmp_pat
     end = done.stdout[done.stdout.index("2 runs have not finished; the same command tries them again:") :]
     assert f"seed=1: RuntimeError: no luck in epoch 1 ({tmp_path / 'seed=1' / 'error.txt'})" in end
     assert "seed=2: Expected the process of the run to end by itself, got one that was killed (SIGKILL" in end
+    assert "Traceback" not in done.stdout + done.stderr
     assert (tmp_path / "report.html").exists()
 
 
@@ -119,10 +120,12 @@ def test_an_interrupt_stops_every_process_and_says_how_to_go_on(tmp_path, group)
 
 
 def test_two_starts_at_once_train_each_run_once(peace, tmp_path):
-    folder, line = tmp_path / "study", command(tmp_path / "study", EPOCHS, 2)
+    folder, line = tmp_path / "study", command(tmp_path / "study", EPOCHS, 1)
     both = [subprocess.Popen(line, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
-    assert differences(both_arms(peace, tmp_path, 2), folder) == []
+    for grow in ("true", "false"):  # of one seed, which their names then leave out
+        shutil.copytree(peace / f"hebbian_grow={grow},seed=0", tmp_path / "peace" / f"hebbian_grow={grow}")
+    assert differences(tmp_path / "peace", folder) == []
     for run in folder.glob("*/result.json"):
         assert len(list(run.parent.glob("events.*"))) == 2  # of the training, and of its result
 
@@ -148,7 +151,7 @@ def go_on(folder: Path, *overrides: str, work: Callable[[Job], float] = attempt)
 def killed_in_the_last_epoch(job: Job) -> float:
     def kill() -> None:
         while rows(job.folder) < EPOCHS - 1 or not list(job.folder.glob("checkpoints/last.ckpt.previous")):
-            pass
+            time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
