@@ -1,4 +1,4 @@
-"""The short way from batch to batch beside Lightning's own: nobody who looks on can tell them apart."""
+"""The short way from batch to batch beside Lightning's own: what all hooks see of both, and what comes of it."""
 
 import functools
 from collections.abc import Callable
@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Data, Model, Record
+from conftest import SGD, Data, Model, Record
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
@@ -175,6 +176,18 @@ class Clips(Model):
         self.clip_gradients(optimizer, gradient_clip_val=0.01, gradient_clip_algorithm="value")
 
 
+class ClipsBelow(Model):
+    def clip_gradients(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        torch.nn.utils.clip_grad_value_(self.parameters(), 0.01)
+
+
+class OwnOptimizer(Model):
+    """Has its optimizer wrapped already."""
+
+    def configure_optimizers(self) -> Any:
+        return LightningOptimizer(SGD(self.parameters()))
+
+
 class LogsWithin(Model):
     """Logs wherever Lightning lets it."""
 
@@ -262,6 +275,7 @@ ORDINARY: dict[str, tuple[Callable[..., Model], dict[str, Any], int]] = {
     "a mapping, no index": (Words, {}, 3 * (BATCHES - 2)),
     "skipped batches": (Skips, {}, 3 * (BATCHES - 2)),
     "clipped by norm": (Model, {"gradient_clip_val": 0.01}, 3 * (BATCHES - 2)),
+    "clipped below": (ClipsBelow, {}, 3 * (BATCHES - 2)),
     "clipped by the model": (Clips, {}, 3 * (BATCHES - 2)),
     "metrics of each hook": (LogsWithin, {}, 3 * (BATCHES - 2)),
     "a loss that is changed": (Model, {"callbacks": [Erases()]}, 3 * (BATCHES - 2)),
@@ -290,6 +304,7 @@ ORDINARY: dict[str, tuple[Callable[..., Model], dict[str, Any], int]] = {
 EXTRAORDINARY: dict[str, tuple[Callable[..., Model], dict[str, Any]]] = {
     "manual optimization": (Manual, {}),
     "an epoch that is left": (Leaves, {}),
+    "an optimizer that is wrapped": (OwnOptimizer, {}),
     "a step of the model's own": (Steps, {}),
     "accumulated gradients": (Model, {"accumulate_grad_batches": 3}),
     "another precision": (Model, {"precision": "bf16-mixed"}),
@@ -394,6 +409,32 @@ def test_a_loader_of_unknown_length_goes_lightnings_way(net, batches, short, mon
     theirs, ours = (fit(Model, {}, net, batches, short=each) for each in (False, True))
     assert ours == theirs
     assert not short
+
+
+class Shrinks:
+    """Ten batches, and six from the second epoch on."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader, self.count = loader, BATCHES
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Any:
+        batches = list(self.loader)[: self.count]
+        self.count = 6
+        return iter(batches)
+
+
+def test_a_loader_that_shrinks_ends_its_epochs(net, batches, short, monkeypatch):
+    seen = []
+    for way in (False, True):
+        loader = Shrinks(batches.train_dataloader())
+        monkeypatch.setattr(batches, "train_dataloader", lambda loader=loader: loader)
+        seen.append(fit(partial(Model, schedule=schedule("epoch")), {}, net, batches, short=way))
+        monkeypatch.undo()
+    assert seen[0] == seen[1]
+    assert seen[0][0][-2] == ("validated", seen[0][-1])
 
 
 @pytest.mark.filterwarnings("ignore:train_dataloader yielded None", "ignore:Expected a batch of train_dataloader")

@@ -3,7 +3,10 @@
 import gzip
 import json
 import runpy
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -29,6 +32,11 @@ def refusal(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def metrics(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "metrics.csv").drop(columns="epoch_time")
+
+
+def epochs_done(folder: Path) -> int:
+    path = folder / "metrics.csv"
+    return pd.read_csv(path).get("train_loss", pd.Series(dtype=float)).notna().sum() if path.exists() else 0
 
 
 def test_runs_are_named_by_what_differs_between_them(grid: tuple[Path, str]) -> None:
@@ -70,6 +78,32 @@ def test_every_run_is_announced_as_it_ends_and_the_table_follows(grid: tuple[Pat
 def test_the_same_seed_gives_the_same_metrics_alone_as_in_a_grid(grid: tuple[Path, str], tmp_path: Path) -> None:
     script("train.py", "trainer.max_epochs=3", *SHORT, f"output_dir={tmp_path}")
     assert metrics(tmp_path).equals(metrics(grid[0] / "hebbian_grow=true,seed=0"))
+
+
+def test_a_killed_run_continues_from_its_last_checkpoint_to_the_same_bits(tmp_path: Path) -> None:
+    settings = [
+        "trainer.max_epochs=5",
+        "trainer.limit_train_batches=60",
+        "model.dropout=0.1",
+        "model.lr_milestones=[3]",
+    ]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    script("train.py", *settings, f"output_dir={straight}")
+    command = [sys.executable, ROOT / "scripts" / "train.py", *settings, f"output_dir={killed}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while epochs_done(killed) < 3:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not (killed / "result.json").exists()
+    script("train.py", *settings, f"output_dir={killed}")
+
+    assert metrics(killed).equals(metrics(straight))
+    one, other = (torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (straight, killed))
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        torch.testing.assert_close(one[part], other[part], rtol=0, atol=0)
+    key = next(key for key in one["callbacks"] if key.startswith("PruneRegrow"))
+    torch.testing.assert_close(one["callbacks"][key], other["callbacks"][key], rtol=0, atol=0)
 
 
 def test_the_study_is_the_published_grid() -> None:

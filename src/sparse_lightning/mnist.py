@@ -40,7 +40,7 @@ class MNISTDataModule(LightningDataModule):
         data_dir: Folder in torchvision's format, downloaded into where it is not there yet; None for the MNIST that
             is packaged with this library.
         batch_size: Images in a training batch, on each rank; evaluation takes at least 2000 at a time, which changes
-            no metric.
+            no accuracy.
         val_size: 0 validates on the test images, as the published experiment did; otherwise the last so many training
             images are held out for it, and the test images are kept for `test`.
         seed: Seed of the order of the training images.

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
 from lightning.pytorch.loops.optimization.automatic import Closure, ClosureResult
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
@@ -14,8 +15,14 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
-BETWEEN = ("on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward")
-HOOKS = (*BETWEEN, "on_before_optimizer_step", "on_train_batch_end")
+HOOKS = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
 
 
 class ShortLoop(_TrainingEpochLoop):
@@ -24,12 +31,13 @@ class ShortLoop(_TrainingEpochLoop):
     Nearly all that Lightning adds to the step of a small network is to ask everyone, a dozen times a step, whether they
     have something to do. Here that is asked once for all batches up to the next at which something else is due: the
     last of the epoch or of the training, or one that is validated after. Those, and the first one, are Lightning's own.
-    The batches between call the hooks that somebody has written in the same order, to the same results; one that is
-    written while they run is called from Lightning's next batch on.
+    The batches between call the hooks that somebody has written, in the same order and to the same results. Hooks,
+    settings and optimizers that change while they run count from Lightning's next batch on.
 
     Out of the ordinary, every batch is Lightning's: with a strategy, a precision plugin or a profiler of any other kind
-    than the default, manual optimization, accumulated gradients, schedules that move within an epoch, loaders of
-    unknown length, validation by the clock or across epochs.
+    than the default, manual optimization, accumulated gradients, schedules that move within an epoch, loaders that are
+    of unknown length or handed to the step whole, validation by the clock or across epochs, or a model that has its own
+    `on_train_batch_start` or `optimizer_step`.
     """
 
     @classmethod
@@ -44,7 +52,7 @@ class ShortLoop(_TrainingEpochLoop):
         if self.restarting or not self._is_ordinary(data_fetcher):
             return
         step = _ShortStep(self, data_fetcher)
-        for _ in range(self._until_due()):
+        for _ in range(self._until_due(data_fetcher)):
             if self.trainer.should_stop or self.trainer.received_sigterm:
                 return
             self._batches_that_stepped += 1
@@ -59,21 +67,24 @@ class ShortLoop(_TrainingEpochLoop):
             and type(trainer.profiler) is PassThroughProfiler
             and bool(module.automatic_optimization)
             and not self.automatic_optimization._skip_backward
+            and not isinstance(trainer.optimizers[0], LightningOptimizer)
             and not any(own_way)
             and trainer.accumulate_grad_batches == 1
             and all(schedule.interval == "epoch" for schedule in trainer.lr_scheduler_configs)
             and not isinstance(data_fetcher, _DataLoaderIterDataFetcher)
             # It must be known which batch of this epoch is the last, and which are validated after.
-            and trainer.num_training_batches != float("inf")
+            and data_fetcher.length is not None
             and trainer.check_val_every_n_epoch is not None
             and trainer.val_check_batch is not None
             and trainer.strategy.model is module
         )
 
-    def _until_due(self) -> int:
+    def _until_due(self, data_fetcher: _DataFetcher) -> int:
         """How many batches come before the next at which something else is due."""
         done, trainer = self.batch_progress.current.ready, self.trainer
-        due = min(trainer.num_training_batches - done, -done % trainer.val_check_batch)
+        assert data_fetcher.length is not None  # which would not be ordinary
+        left = min(trainer.num_training_batches - done, data_fetcher.length - data_fetcher.fetched)
+        due = min(left, -done % trainer.val_check_batch)
         return int(due if self.max_steps == -1 else min(due, self.max_steps - self.global_step)) - 1
 
 
@@ -85,7 +96,8 @@ class _ShortStep:
         self.module, self.optimizer = loop.trainer.lightning_module, loop.trainer.optimizers[0]
         self.attributes = vars(self.module)  # set past the module's search for parameters, which takes long
         self.takes_index = is_param_in_hook_signature(self.module.training_step, "batch_idx", min_args=2)
-        own_clipping = _is_written("configure_gradient_clipping", self.module, LightningModule)
+        clipping = ("configure_gradient_clipping", "clip_gradients")
+        own_clipping = any(_is_written(hook, self.module, LightningModule) for hook in clipping)
         self.clips = own_clipping or loop.trainer.gradient_clip_val is not None
         source = loop.trainer._data_connector._datahook_selector
         transfer = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -143,7 +155,7 @@ class _ShortStep:
 
     def _train(self, arguments: tuple[Any, ...]) -> ClosureResult:
         output = self._within("training_step", self.module.training_step, *arguments)
-        # A loss alone is taken as it is, where Lightning would divide it by one.
+        # A loss alone goes on as it is, where Lightning goes on with a copy, divided by one.
         return ClosureResult(output) if isinstance(output, Tensor) else ClosureResult.from_training_step_output(output)
 
     def _zero_grad(self, index: int) -> None:
