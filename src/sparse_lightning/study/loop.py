@@ -142,9 +142,13 @@ class _ShortStep:
             loss = given()
             self._call("on_before_optimizer_step", optimizer)
             if self.clips:
-                clip = {"gradient_clip_val": trainer.gradient_clip_val}
-                clip["gradient_clip_algorithm"] = trainer.gradient_clip_algorithm
-                self._within("configure_gradient_clipping", self.module.configure_gradient_clipping, optimizer, **clip)
+                self._within(
+                    "configure_gradient_clipping",
+                    self.module.configure_gradient_clipping,
+                    optimizer,
+                    gradient_clip_val=trainer.gradient_clip_val,
+                    gradient_clip_algorithm=trainer.gradient_clip_algorithm,
+                )
             return loss
 
         steps.increment_ready()
@@ -159,10 +163,8 @@ class _ShortStep:
         return ClosureResult(output) if isinstance(output, Tensor) else ClosureResult.from_training_step_output(output)
 
     def _zero_grad(self, index: int) -> None:
-        progress, epoch = (
-            self.loop.automatic_optimization.optim_progress.optimizer.zero_grad,
-            self.trainer.current_epoch,
-        )
+        progress = self.loop.automatic_optimization.optim_progress.optimizer.zero_grad
+        epoch = self.trainer.current_epoch
         progress.increment_ready()
         self._call("on_before_zero_grad", self.optimizer)
         progress.increment_started()
