@@ -21,19 +21,18 @@ import pandas as pd
 import torch
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
-GRID = [
-    "-m",
-    "model.hebbian_grow=true,false",
-    "trainer.limit_val_batches=2",
-    "model.lr_milestones=[2]",
-    "model.dropout=0.1",
-    "hydra.launcher.n_jobs=2",
-]
+GRID = ["-m", "model.hebbian_grow=true,false", "hydra.launcher.n_jobs=2"]
+
+
+def alone(epochs: int, batches: int = 60) -> list[str]:
+    """What one run of the study is told."""
+    size = [f"trainer.max_epochs={epochs}", f"trainer.limit_train_batches={batches}", "trainer.limit_val_batches=2"]
+    return [*size, "model.lr_milestones=[2]", "model.dropout=0.1"]
 
 
 def command(folder: Path, epochs: int, seeds: int, *more: str, batches: int = 60) -> list[str]:
-    size = [f"seed=range({seeds})", f"trainer.max_epochs={epochs}", f"trainer.limit_train_batches={batches}"]
-    return [sys.executable, str(TRAIN), *GRID, *size, f"output_dir={folder}", *more]
+    told = [*alone(epochs, batches), f"seed=range({seeds})", f"output_dir={folder}"]
+    return [sys.executable, str(TRAIN), *GRID, *told, *more]
 
 
 def families() -> dict[int, int]:

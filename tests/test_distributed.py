@@ -9,8 +9,7 @@ from typing import Any
 import distributed
 import pytest
 import torch
-from conftest import ROOT
-from survival import command, differences, holders, rows
+from survival import TRAIN, alone, differences, holders, rows
 
 SCRIPT = Path(__file__).with_name("distributed.py")
 
@@ -66,8 +65,8 @@ def test_a_rule_that_differs_between_processes_stops_all_of_them_with_the_layers
 
 def test_the_command_on_two_processes_continues_after_a_kill_to_the_same_bits(tmp_path):
     def line(folder: Path) -> list[str]:
-        settings = [each for each in command(folder, 3, 1)[4:] if "seed" not in each and "n_jobs" not in each]
-        return [sys.executable, str(ROOT / "scripts/train.py"), *settings, "trainer.devices=2", "trainer.strategy=ddp"]
+        told = [*alone(epochs=3), f"output_dir={folder}", "trainer.devices=2", "trainer.strategy=ddp"]
+        return [sys.executable, str(TRAIN), *told]
 
     straight, killed = tmp_path / "straight" / "run", tmp_path / "killed" / "run"
     subprocess.run(line(straight), check=True, stdout=subprocess.DEVNULL)

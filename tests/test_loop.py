@@ -21,8 +21,15 @@ from sparse_lightning import PruneRegrow
 from sparse_lightning.study import loop
 from sparse_lightning.study.training import shorten
 
-STEPS = ("batch_start", "before_zero_grad", "before_backward", "after_backward", "before_optimizer_step", "batch_end")
-HOOKS = [f"on_{'train_' if step.startswith('batch') else ''}{step}" for step in STEPS]
+# Said once more, so that one which the loop forgets is missed.
+HOOKS = [
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+]
 BATCHES = 10
 
 
@@ -46,7 +53,7 @@ class Onlooker(Callback):
         slopes = [None if p.grad is None else float(p.grad.sum()) for p in pl_module.parameters()]
         step = [trainer.global_step, epoch_loop._batches_that_stepped, torch.is_grad_enabled(), trainer.training]
         self.seen.append((hook, pl_module._current_fx_name, plain(args), values, progress, weights, slopes, step))
-        if hook not in ("on_before_optimizer_step",):  # where Lightning lets nobody log
+        if hook != "on_before_optimizer_step":  # where Lightning lets nobody log
             pl_module.log(f"callback/{hook}", float(len(self.seen)), on_step=True, on_epoch=True, batch_size=2)
 
 

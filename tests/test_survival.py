@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from survival import command, descendants, differences, holders, results, rows, torment
+from survival import alone, command, descendants, differences, holders, results, rows, torment
 
 from sparse_lightning.study import load_runs
 from sparse_lightning.study.process import in_own_process
@@ -48,11 +48,6 @@ def part_of(peace: Path, folder: Path, *names: str) -> Path:
     return folder
 
 
-def both_arms(peace: Path, tmp_path: Path, seeds: int = 1) -> Path:
-    names = [f"hebbian_grow={grow},seed={seed}" for grow in ("true", "false") for seed in range(seeds)]
-    return part_of(peace, tmp_path / "peace", *names)
-
-
 # Whole studies, by the command.
 
 
@@ -66,7 +61,7 @@ def test_a_study_whose_processes_are_killed_again_and_again_ends_as_if_in_peace(
 
 
 def test_the_same_command_trains_nothing_twice_adds_what_is_new_and_refuses_what_is_other(peace, tmp_path):
-    folder = both_arms(peace, tmp_path)
+    folder = part_of(peace, tmp_path / "peace", HEBBIAN, "hebbian_grow=false,seed=0")
     before = results(folder)
     refused = study(folder, "model.density=0.1")
     assert refused.returncode == 1
@@ -135,11 +130,10 @@ def test_two_starts_at_once_train_each_run_once(peace, tmp_path):
 
 def go_on(folder: Path, *overrides: str, work: Callable[[Job], float] = attempt) -> float:
     """Do what is left of the study's first run; 0 where that fails."""
-    settings = [each for each in command(folder, EPOCHS, 1)[4:] if "seed" not in each and "n_jobs" not in each]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        settings = [each for each in settings if not each.startswith("output_dir")]
         cfg = compose(
-            "config", [*settings, f"logger.csv.folder='{folder}'", f"logger.tensorboard.folder='{folder}'", *overrides]
+            "config",
+            [*alone(EPOCHS), f"logger.csv.folder='{folder}'", f"logger.tensorboard.folder='{folder}'", *overrides],
         )
     folder.mkdir(exist_ok=True)
     job = Job(OmegaConf.to_yaml(cfg, resolve=True), folder, frozenset(), alone=False)
