@@ -21,7 +21,7 @@ from sparse_lightning.coactivation import Coactivation
 from sparse_lightning.densities import DENSITIES
 from sparse_lightning.growth import GROWTH, Growth
 from sparse_lightning.inspection import table
-from sparse_lightning.masks import fingerprint, generator_for, random_mask, rewire, room
+from sparse_lightning.masks import fingerprint, generator_for, random_mask, rewire, room, zero_inactive_
 from sparse_lightning.pruning import PRUNING, Pruning
 from sparse_lightning.schedules import SCHEDULES
 from sparse_lightning.statistic import Statistic
@@ -268,7 +268,7 @@ class PruneRegrow(Callback):
             if mask is None or (off and not (name in self._given and _is_dense(weight))):
                 mask, new = self._first_mask(name, weight.detach(), count), True
             masks[name] = mask.to(weight.device)
-            weight.detach().mul_(masks[name])
+            zero_inactive_(weight, masks[name])
         self._masks, self._given = masks, set()
         if new:
             self._restart()
@@ -573,7 +573,7 @@ class PruneRegrow(Callback):
         changed = grown | (mask & ~moved)
         mask.copy_(moved)  # in place, so that a view of it stays true
         self._grown[name] = int(grown.count_nonzero())
-        weight.mul_(mask)
+        zero_inactive_(weight, mask)
         self._project([name])
         for optimizer in optimizers if self.optimizer_state == "reset" else ():
             for state in optimizer.state.get(weight, {}).values():
@@ -586,18 +586,17 @@ class PruneRegrow(Callback):
         for average in self._averages:
             for name in names:
                 mask, weight = self._masks[name], average[id(self._weights[name])]
-                weight.mul_(mask.to(weight.device))
+                zero_inactive_(weight, mask.to(weight.device))
 
     def _after_step(self, trainer: Trainer, optimizer: Optimizer) -> Callable[..., None]:
         """A hook that zeroes the inactive weights that `optimizer` has just moved, and rewires where it was due."""
         own = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
         weights = {name: weight for name, weight in self._weights.items() if id(weight) in own}
-        # Bytes multiply floats many times faster on CPUs than booleans do, and a view takes no memory.
-        pairs = [(weight.detach(), self._masks[name].view(torch.uint8)) for name, weight in weights.items()]
+        pairs = [(weight, self._masks[name]) for name, weight in weights.items()]
 
         def after(*_: Any) -> None:
-            for weight, active in pairs:
-                weight.mul_(active)
+            for weight, mask in pairs:
+                zero_inactive_(weight, mask)
             if self._due:
                 self._rewire([name for name, weight in weights.items() if weight.grad is not None], trainer.optimizers)
                 if not self._due:

@@ -6,6 +6,7 @@ needs to have watched during training it names in `statistics`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
@@ -58,27 +59,70 @@ def lowest(scores: Tensor, mask: Tensor, fraction: float, generator: torch.Gener
 
 
 def signed_magnitude(weight: Tensor, mask: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
-    """The smallest positive and the negative weights nearest zero, the same fraction of each.
+    """Every weight of exactly zero, the smallest positive weights and the negative ones nearest zero.
 
     The rule of Mocanu et al. 2018, "Scalable training of artificial neural networks with adaptive sparse connectivity
-    inspired by network science". Counts are floored for each sign. A weight of exactly zero has no sign and stays.
+    inspired by network science". An active weight of exactly zero got no gradient since it was grown: its input or its
+    output unit is dead. Of p positive and n negative weights floor(f p) and n - floor((1 - f) n) are pruned. Together
+    never more than the inactive connections, which are all that can be grown: zeros go first, and the counts of both
+    signs shrink in proportion.
 
     Args:
         weight: The weight, (out, in, ...).
         mask: Its active connections, boolean, shaped like `weight`.
-        fraction: How much of each sign to drop, in [0, 1).
-        generator: CPU generator, for ties.
+        fraction: Share f of each sign to prune, in [0, 1).
+        generator: CPU generator for ties.
 
-    >>> weight = torch.tensor([0.1, 0.2, 0.3, -0.1, -0.2, -0.3])
-    >>> signed_magnitude(weight, torch.ones(6, dtype=torch.bool), 0.4, torch.Generator())
-    tensor([ True, False, False,  True, False, False])
+    >>> weight = torch.tensor([0.1, 0.2, 0.3, -0.1, -0.2, -0.3, 0.0] + 4 * [0.0])
+    >>> signed_magnitude(weight, torch.arange(11) < 7, 0.4, torch.Generator())[:7].int()
+    tensor([1, 0, 0, 1, 1, 0, 1], dtype=torch.int32)
     """
+    zeros = zero_weights(weight, mask, generator)
     positive, negative = mask & (weight > 0), mask & (weight < 0)
-    return lowest(weight, positive, fraction, generator) | lowest(-weight, negative, fraction, generator)
+    n = int(negative.count_nonzero())
+    smallest, nearest = part(fraction, int(positive.count_nonzero())), n - part(1 - Fraction(str(fraction)), n)
+    growable = int(mask.logical_not().count_nonzero()) - int(zeros.count_nonzero())
+    if smallest + nearest > growable:
+        smallest = growable * smallest // (smallest + nearest)
+        nearest = growable - smallest
+    return zeros | choose(-weight, smallest, positive, generator) | choose(weight, nearest, negative, generator)
+
+
+def zero_weights(weight: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+    """The active weights of exactly zero, drawn at random where there are more than can be grown.
+
+    >>> zero_weights(torch.zeros(3), torch.tensor([True, True, False]), torch.Generator()).sum()
+    tensor(1)
+    """
+    zeros = mask & (weight == 0)
+    growable = int(mask.logical_not().count_nonzero())
+    return choose(torch.zeros_like(weight), min(int(zeros.count_nonzero()), growable), zeros, generator)
+
+
+def lowest_and_zeros(
+    scores: Tensor, weight: Tensor, mask: Tensor, fraction: float, generator: torch.Generator
+) -> Tensor:
+    """Every weight of exactly zero, and of the others the lowest scores, a floored fraction; no more than can be grown.
+
+    Args:
+        scores: A real number for each connection, finite where `mask` is true.
+        weight: The weight, (out, in, ...).
+        mask: Its active connections, boolean, shaped like `weight`.
+        fraction: Share of the weights that are not zero, in [0, 1].
+        generator: CPU generator for ties.
+    """
+    zeros = zero_weights(weight, mask, generator)
+    others = mask & (weight != 0)
+    growable = int(mask.logical_not().count_nonzero()) - int(zeros.count_nonzero())
+    count = min(part(fraction, int(others.count_nonzero())), growable)
+    return zeros | choose(-scores, count, others, generator)
 
 
 class Magnitude(Pruning):
-    """Drops the weights nearest zero (RigL, Evci et al. 2020; SNFS, Dettmers & Zettlemoyer 2019)."""
+    """Prunes the weights nearest zero (RigL, Evci et al. 2020; SNFS, Dettmers & Zettlemoyer 2019).
+
+    Weights of exactly zero come first, within the fraction, as both papers have it.
+    """
 
     def drop(self, name: str, weight: Tensor, mask: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
         """The smallest absolute weights."""
@@ -86,7 +130,7 @@ class Magnitude(Pruning):
 
 
 class SignedMagnitude(Pruning):
-    """Drops the weights nearest zero, the same fraction of each sign (SET, Mocanu et al. 2018)."""
+    """Prunes weights of exactly zero and, of each sign, a fraction nearest zero (SET, Mocanu et al. 2018)."""
 
     def drop(self, name: str, weight: Tensor, mask: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
         """See :func:`signed_magnitude`."""
@@ -94,14 +138,16 @@ class SignedMagnitude(Pruning):
 
 
 class HebbianPruning(Hebbian, Pruning):
-    """Drops the connections whose two units were least often active together since the last rewiring.
+    """Prunes the connections whose two units were least often active together since the last rewiring.
+
+    Weights of exactly zero are always pruned, as in Numenta's experiments; the fraction is of the others.
 
     Args: see :class:`~sparse_lightning.coactivation.Hebbian`.
     """
 
     def drop(self, name: str, weight: Tensor, mask: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
         """The lowest coactivation."""
-        return lowest(self.coactivation.total(name), mask, fraction, generator)
+        return lowest_and_zeros(self.coactivation.total(name), weight, mask, fraction, generator)
 
 
 class InverseHebbianPruning(HebbianPruning):
@@ -109,7 +155,7 @@ class InverseHebbianPruning(HebbianPruning):
 
     def drop(self, name: str, weight: Tensor, mask: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
         """The highest coactivation."""
-        return lowest(-self.coactivation.total(name), mask, fraction, generator)
+        return lowest_and_zeros(-self.coactivation.total(name), weight, mask, fraction, generator)
 
 
 class WeightedHebbianPruning(HebbianPruning):
@@ -117,11 +163,13 @@ class WeightedHebbianPruning(HebbianPruning):
 
     def drop(self, name: str, weight: Tensor, mask: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
         """The lowest product."""
-        return lowest(weight.abs() * self.coactivation.total(name), mask, fraction, generator)
+        return lowest_and_zeros(weight.abs() * self.coactivation.total(name), weight, mask, fraction, generator)
 
 
 class MixedPruning(HebbianPruning):
-    """Drops a connection only if both its magnitude and its coactivation speak for that, each by its own fraction.
+    """Prunes a connection only if both its magnitude and its coactivation are low, each by its own fraction.
+
+    Weights of exactly zero are always pruned.
 
     The magnitude's fraction is the callback's `prune_fraction`, by sign as in :class:`SignedMagnitude`. These two are
     what Numenta's experiments called `weight_prune_perc` and `hebbian_prune_perc`. Fewer connections go than by either
@@ -143,8 +191,11 @@ class MixedPruning(HebbianPruning):
 
     def drop(self, name: str, weight: Tensor, mask: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
         """What both drop."""
-        light = signed_magnitude(weight, mask, fraction, generator)
-        return light & lowest(self.coactivation.total(name), mask, self.hebbian_fraction, generator)
+        by_magnitude = signed_magnitude(weight, mask, fraction, generator)
+        by_coactivation = lowest_and_zeros(
+            self.coactivation.total(name), weight, mask, self.hebbian_fraction, generator
+        )
+        return (by_magnitude & by_coactivation) | (by_magnitude & (weight == 0))
 
 
 PRUNING: dict[str, Callable[[], Pruning]] = {
