@@ -45,12 +45,12 @@ from torchvision.datasets import MNIST
 from tqdm import tqdm
 
 from sparse_lightning import MNISTDataModule, PruneRegrow, SparseMLP
-from sparse_lightning.mnist import MNIST_MEAN, MNIST_STD, PACKAGED
-from sparse_lightning.study.connections import Connections
-from sparse_lightning.study.record import read_metrics
-from sparse_lightning.study.recorders import MetricsCSV, WholeCheckpoints, recorders
-from sparse_lightning.study.tensorboard import Board
-from sparse_lightning.study.training import shorten
+from sparse_lightning.datamodules.mnist import MNIST_MEAN, MNIST_STD, PACKAGED
+from sparse_lightning.study.train.connections import Connections
+from sparse_lightning.study.train.record import read_metrics
+from sparse_lightning.study.train.recorders import MetricsCSV, WholeCheckpoints, recorders
+from sparse_lightning.study.train.tensorboard import Board
+from sparse_lightning.study.train.training import shorten
 
 ARMS: dict[str, dict[str, Any]] = {
     "hebbian": {"hebbian_grow": True},

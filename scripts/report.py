@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from sparse_lightning.study.report import make_report
+from sparse_lightning.study.analysis.report import make_report
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

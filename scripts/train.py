@@ -5,8 +5,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from sparse_lightning.study.command import command
-from sparse_lightning.study.run import run
+from sparse_lightning.study.cli import command
+from sparse_lightning.study.train.run import run
 
 CONF = Path(__file__).parent.parent / "conf"
 

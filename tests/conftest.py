@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
-from sparse_lightning.mnist import Batches, Order
+from sparse_lightning.datamodules.mnist import Batches, Order
 
 torch.set_num_threads(1)
 # The same examples each time, however slow the machine.

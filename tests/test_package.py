@@ -20,7 +20,7 @@ def test_importing_the_package_brings_nothing_heavy_beside_lightning() -> None:
 
 
 def test_training_imports_what_reports_need_only_when_one_is_made() -> None:
-    brought = modules("sparse_lightning.study.command, sparse_lightning.study.run") - modules("lightning.pytorch")
+    brought = modules("sparse_lightning.study.cli, sparse_lightning.study.train.run") - modules("lightning.pytorch")
     assert not {name.partition(".")[0] for name in brought} & {"statsmodels", "matplotlib"}
     assert "scipy.stats" not in brought
 
@@ -30,7 +30,7 @@ def test_what_the_package_offers_is_documented() -> None:
 
 
 def test_mnist_keeps_its_attribution() -> None:
-    said = (ROOT / "src/sparse_lightning/mnist_data/README.md").read_text()
+    said = (ROOT / "src/sparse_lightning/datamodules/mnist_data/README.md").read_text()
     assert "Yann LeCun" in said
     assert "CC BY-SA 3.0" in said
 

@@ -4,9 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparse_lightning.callback import PruneRegrow
-    from sparse_lightning.coactivation import Coactivation
-    from sparse_lightning.growth import (
+    from sparse_lightning.callbacks.presets import SET, SNFS, HebbianRegrow, RandomRegrow, RigL, StaticSparse
+    from sparse_lightning.callbacks.prune_regrow import PruneRegrow
+    from sparse_lightning.criteria.coactivation import Coactivation
+    from sparse_lightning.criteria.growth import (
         GradientGrowth,
         Growth,
         HebbianGrowth,
@@ -14,11 +15,7 @@ if TYPE_CHECKING:
         MomentumGrowth,
         RandomGrowth,
     )
-    from sparse_lightning.inspection import sparsity_report, topology_of
-    from sparse_lightning.mlp import SparseMLP
-    from sparse_lightning.mnist import MNISTDataModule
-    from sparse_lightning.presets import SET, SNFS, HebbianRegrow, RandomRegrow, RigL, StaticSparse
-    from sparse_lightning.pruning import (
+    from sparse_lightning.criteria.pruning import (
         HebbianPruning,
         InverseHebbianPruning,
         Magnitude,
@@ -27,6 +24,9 @@ if TYPE_CHECKING:
         SignedMagnitude,
         WeightedHebbianPruning,
     )
+    from sparse_lightning.datamodules.mnist import MNISTDataModule
+    from sparse_lightning.export.inspection import sparsity_report, topology_of
+    from sparse_lightning.models.sparse_mlp import SparseMLP
 
 __version__ = "0.1.0"
 __all__ = [
@@ -57,7 +57,16 @@ __all__ = [
     "topology_of",
 ]
 
-_HOMES = ("callback", "coactivation", "growth", "inspection", "mlp", "mnist", "presets", "pruning")
+_HOMES = (
+    "callbacks.prune_regrow",
+    "callbacks.presets",
+    "criteria.coactivation",
+    "criteria.growth",
+    "criteria.pruning",
+    "datamodules.mnist",
+    "export.inspection",
+    "models.sparse_mlp",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,1 @@
+"""PruneRegrow, its presets and its parts."""

@@ -1,0 +1,1 @@
+"""Criteria that decide what to prune and grow, and the statistics that they gather."""

@@ -1,0 +1,1 @@
+"""A trained sparse model in other forms, and its size."""

@@ -1,0 +1,1 @@
+"""Layers: sparse linear maps and activations."""

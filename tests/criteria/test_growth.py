@@ -1,0 +1,150 @@
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from sparse_lightning.criteria.growth import (
+    GROWTH,
+    GradientGrowth,
+    HebbianGrowth,
+    InverseHebbianGrowth,
+    MomentumGrowth,
+    RandomGrowth,
+)
+from sparse_lightning.functional.masks import generator_for, rewire
+
+
+def watched(growth: HebbianGrowth, layer: nn.Linear, inputs: list[list[float]]) -> None:
+    """Show a layer to the statistics of a growth and run it on inputs."""
+    for statistic in growth.statistics.values():
+        statistic.attach(layer, {"weight": layer})
+    layer(torch.tensor(inputs))
+    for statistic in growth.statistics.values():
+        statistic.count()
+
+
+def test_random_scores_follow_the_generator_alone():
+    mask = torch.zeros(3, 4, dtype=torch.bool)
+    scores = [
+        RandomGrowth().scores(name, weight, mask, generator_for(key))
+        for name, weight, key in (("a", torch.zeros(3, 4), 0), ("b", torch.ones(3, 4), 0), ("a", torch.zeros(3, 4), 1))
+    ]
+    assert scores[0].shape == (3, 4)
+    assert scores[0].equal(scores[1])
+    assert not scores[0].equal(scores[2])
+
+
+def test_random_growth_reaches_every_inactive_connection_alike():
+    mask = torch.tensor([[True, True, False, False], [False, False, False, False]])
+    dropped = torch.tensor([[True, True, False, False], [False, False, False, False]])
+    times = torch.zeros(2, 4)
+    for n in range(1500):
+        generator = generator_for("grow", n)
+        times += rewire(mask, dropped, RandomGrowth().scores("w", torch.zeros(2, 4), mask, generator), generator)[1]
+    assert times[mask].tolist() == [0, 0]
+    assert (times[~mask] - 500).abs().max() < 5 * (1500 / 3 * 2 / 3) ** 0.5
+
+
+def test_hebbian_scores_are_coactivation_counts():
+    layer = nn.Linear(2, 2, bias=False)
+    layer.weight.data = torch.tensor([[1.0, 0.0], [0.0, -1.0]])
+    growth = HebbianGrowth()
+    watched(growth, layer, [[1.0, 2.0], [3.0, -1.0], [-1.0, -2.0]])  # outputs: (+, -), (+, +), (-, +)
+    scores = growth.scores("weight", layer.weight, torch.zeros(2, 2, dtype=torch.bool), generator_for(0))
+    assert scores.tolist() == [[2, 1], [1, 0]]
+
+
+def test_hebbian_growth_connects_the_units_that_fire_together():
+    layer = nn.Linear(3, 2, bias=False)
+    layer.weight.data = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    growth, mask = HebbianGrowth(), layer.weight != 0
+    watched(growth, layer, [[1.0, 0.0, 1.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])  # input 2 fires with output 0
+    scores = growth.scores("weight", layer.weight, mask, generator_for(0))
+    new, _ = rewire(mask, torch.tensor([[False] * 3, [False, True, False]]), scores, generator_for(0))
+    assert new.tolist() == [[True, False, True], [False, False, False]]
+
+
+def test_hebbian_growth_refuses_to_guess_for_a_layer_that_never_ran():
+    layer, growth = nn.Linear(2, 2), HebbianGrowth()
+    growth.coactivation.attach(layer, {"weight": layer})
+    with pytest.raises(RuntimeError, match="Expected the layer of 'weight' to have been called in training"):
+        growth.scores("weight", layer.weight, layer.weight > 0, generator_for(0))
+
+
+def test_each_growth_has_statistics_of_its_own():
+    first, second = HebbianGrowth(), HebbianGrowth(count_validation=True)
+    assert first.statistics["coactivation"] is first.coactivation
+    assert first.coactivation is not second.coactivation
+    assert (first.coactivation.count_validation, second.coactivation.count_validation) == (False, True)
+    assert not RandomGrowth().statistics
+
+
+def test_growths_are_known_by_name():
+    assert isinstance(GROWTH["random"](), RandomGrowth)
+    assert isinstance(GROWTH["hebbian"](), HebbianGrowth)
+
+
+def test_inverse_hebbian_scores_are_the_negative_counts():
+    layer = nn.Linear(2, 2, bias=False)
+    layer.weight.data = torch.tensor([[1.0, 0.0], [0.0, -1.0]])
+    growth = InverseHebbianGrowth()
+    watched(growth, layer, [[1.0, 2.0], [3.0, -1.0], [-1.0, -2.0]])
+    scores = growth.scores("weight", layer.weight, torch.zeros(2, 2, dtype=torch.bool), generator_for(0))
+    assert scores.tolist() == [[-2, -1], [-1, 0]]
+
+
+def test_gradient_growth_takes_the_connection_that_rigl_would():
+    # The loss (w x - y)^2 / 2 has gradient (w x - y) x: at w = (2, 0, 0, 0), x = (1, 2, 3, -1), y = 4 that is
+    # -2 x, of magnitudes 2, 4, 6, 2, where the first is active.
+    layer = nn.Linear(4, 1, bias=False)
+    layer.weight.data = torch.tensor([[2.0, 0.0, 0.0, 0.0]])
+    ((layer(torch.tensor([1.0, 2.0, 3.0, -1.0])) - 4) ** 2 / 2).sum().backward()
+    growth, mask = GradientGrowth(), layer.weight != 0
+    scores = growth.scores("weight", layer.weight, mask, generator_for(0))
+    assert scores.tolist() == [[2.0, 4.0, 6.0, 2.0]]
+    new, grown = rewire(mask, mask, scores, generator_for(0))
+    assert new.tolist() == grown.tolist() == [[False, False, True, False]]
+
+
+def test_gradient_growth_without_a_gradient_is_refused():
+    layer = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="Expected a gradient to grow by, got none"):
+        GradientGrowth().scores("weight", layer.weight, layer.weight > 0, generator_for(0))
+
+
+@pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, lr=0.1, momentum=0.9), torch.optim.Adam])
+def test_momentum_scores_are_the_running_mean_of_the_gradient(optimizer):
+    layer = nn.Linear(2, 1, bias=False)
+    trained = optimizer(layer.parameters())
+    growth = MomentumGrowth()
+    growth.statistics["momentum"].attach(layer, ["weight"], [trained])
+    mean = torch.zeros(1, 2)
+    keep, take = (0.9, 1.0) if isinstance(trained, torch.optim.SGD) else (0.9, 0.1)
+    for gradient in ([[1.0, -2.0]], [[-3.0, 4.0]], [[0.5, 8.0]]):
+        layer.weight.grad = torch.tensor(gradient)
+        trained.step()
+        mean = keep * mean + take * torch.tensor(gradient)
+    scores = growth.scores("weight", layer.weight, layer.weight > 0, generator_for(0))
+    torch.testing.assert_close(scores, mean.abs())
+
+
+@pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, lr=0.1), torch.optim.Adagrad])
+def test_an_optimizer_without_momentum_is_refused_before_training(optimizer):
+    layer = nn.Linear(2, 1)
+    with pytest.raises(ValueError, match="Expected an optimizer with momentum for 'weight' to grow by"):
+        MomentumGrowth().statistics["momentum"].attach(layer, ["weight"], [optimizer(layer.parameters())])
+
+
+def test_a_weight_that_no_optimizer_trains_is_refused_before_training():
+    layer, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    with pytest.raises(ValueError, match="momentum for 'weight' to grow by, got none that trains it"):
+        MomentumGrowth().statistics["momentum"].attach(layer, ["weight"], [torch.optim.Adam(other.parameters())])
+
+
+def test_momentum_before_any_step_is_refused():
+    layer = nn.Linear(2, 1)
+    growth = MomentumGrowth()
+    growth.statistics["momentum"].attach(layer, ["weight"], [torch.optim.Adam(layer.parameters())])
+    with pytest.raises(ValueError, match="Expected momentum to grow by, got none"):
+        growth.scores("weight", layer.weight, layer.weight > 0, generator_for(0))

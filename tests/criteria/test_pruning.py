@@ -1,0 +1,203 @@
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+
+from sparse_lightning.criteria.pruning import PRUNING, MixedPruning, Pruning, SignedMagnitude, lowest, signed_magnitude
+from sparse_lightning.functional.masks import generator_for
+
+
+def pruned(
+    weight: list[float], fraction: float, mask: list[int] | None = None, seed: int = 0, inactive: int | None = None
+) -> list[int]:
+    """What is pruned of some weights, beside `inactive` more connections that could grow."""
+    active = torch.tensor(mask or [1] * len(weight)).bool()
+    more = len(weight) if inactive is None else inactive
+    weights = torch.cat([torch.tensor(weight), torch.zeros(more)])
+    mask_of_all = torch.cat([active, torch.zeros(more, dtype=torch.bool)])
+    found = signed_magnitude(weights, mask_of_all, fraction, generator_for(seed)).int().tolist()
+    assert not any(found[len(weight) :])
+    return found[: len(weight)]
+
+
+def test_the_smallest_positive_and_the_negative_weights_nearest_zero_go():
+    assert pruned([0.4, -0.1, 0.1, -0.4, 0.2, -0.2, 0.3, -0.3], 0.5) == [0, 1, 1, 0, 1, 1, 0, 0]
+
+
+# floor(f p) and n - floor((1 - f) n), worked out by hand: what `int((1 - f) n)` leaves out of the negative weights.
+@pytest.mark.parametrize(
+    ("fraction", "positive", "negative", "expected"),
+    [
+        *(
+            (0.2, p, n, e)
+            for p, n, e in [(4, 4, (0, 1)), (5, 5, (1, 1)), (9, 9, (1, 2)), (14, 11, (2, 3)), (0, 1, (0, 1))]
+        ),
+        *(
+            (0.3, p, n, e)
+            for p, n, e in [(3, 3, (0, 1)), (4, 3, (1, 1)), (7, 10, (2, 3)), (0, 9, (0, 3)), (1, 0, (0, 0))]
+        ),
+        *(
+            (0.5, p, n, e)
+            for p, n, e in [(1, 1, (0, 1)), (2, 2, (1, 1)), (5, 7, (2, 4)), (3, 0, (1, 0)), (0, 3, (0, 2))]
+        ),
+    ],
+)
+def test_positive_counts_are_floored_and_negative_ones_are_what_the_kept_floor_leaves(
+    fraction, positive, negative, expected
+):
+    weight = [1.0 + n for n in range(positive)] + [-1.0 - n for n in range(negative)]
+    for zeros in (0, 3):
+        found = pruned(weight + [0.0] * zeros, fraction)
+        assert (sum(found[:positive]), sum(found[positive : positive + negative])) == expected
+        assert sum(found[positive + negative :]) == zeros
+
+
+@pytest.mark.parametrize("inactive", range(12))
+def test_never_more_are_pruned_than_can_be_grown_and_zeros_go_first(inactive):
+    weight = [0.0] * 4 + [1.0, 2.0, 3.0, 4.0, -1.0, -2.0, -3.0, -4.0]
+    found = pruned(weight, 0.5, inactive=inactive)
+    assert sum(found) == min(inactive, 8)
+    assert sum(found[:4]) == min(inactive, 4)
+    by_sign = sum(found[4:8]), sum(found[8:])
+    assert abs(by_sign[0] - by_sign[1]) <= 1
+
+
+def test_ties_are_cut_exactly_and_at_random():
+    draws = [pruned([0.5] * 10 + [-0.5] * 20, 0.3, seed=seed) for seed in range(1000)]
+    assert {(sum(draw[:10]), sum(draw[10:])) for draw in draws} == {(3, 6)}
+    times = torch.tensor(draws).sum(0)
+    assert (times - 300).abs().max() < 5 * (1000 * 0.3 * 0.7) ** 0.5
+
+
+def test_an_active_weight_of_exactly_zero_goes():
+    assert pruned([0.0, 0.0, -0.0, 1.0, 2.0, -1.0, -2.0], 0.5) == [1, 1, 1, 1, 0, 1, 0]
+    assert pruned([0.0, 1.0, -1.0], 0.0) == [1, 0, 0]
+
+
+def test_zeros_that_cannot_all_go_are_drawn_at_random():
+    draws = {tuple(pruned([0.0] * 4, 0.3, seed=seed, inactive=2)) for seed in range(100)}
+    assert {sum(draw) for draw in draws} == {2}
+    assert len(draws) == 6
+
+
+def test_only_active_weights_are_counted_and_dropped():
+    assert pruned([0.1, 0.2, 0.3, -0.1, -0.2, -0.3], 0.5, mask=[0, 1, 1, 0, 1, 1]) == [0, 1, 0, 0, 1, 0]
+
+
+def test_nothing_goes_at_fraction_zero_or_from_an_empty_mask():
+    assert pruned([0.1, -0.1, 0.2], 0.0) == [0, 0, 0]
+    assert pruned([0.1, -0.1, 0.2], 0.9, mask=[0, 0, 0]) == [0, 0, 0]
+
+
+def test_weight_and_mask_are_left_alone():
+    weight, mask = torch.randn(5, 5), torch.rand(5, 5) < 0.5
+    before = weight.clone(), mask.clone()
+    signed_magnitude(weight, mask, 0.5, generator_for(0))
+    assert weight.equal(before[0])
+    assert mask.equal(before[1])
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.29, 0.3, 0.5, 0.99])
+@pytest.mark.parametrize("density", [0.0, 0.2, 0.4])
+@pytest.mark.parametrize("shape", [(1, 1), (10, 10), (4, 50)])
+def test_it_equals_a_slow_sort(shape, density, fraction):
+    weight, mask = torch.randn(shape), torch.rand(shape) < density
+    entries = [(w, place) for place, w in enumerate(weight.flatten().tolist()) if mask.flatten()[place]]
+    expected = set()
+    share = Fraction(str(fraction))
+    for sign in (1, -1):
+        own = sorted((sign * w, place) for w, place in entries if sign * w > 0)
+        count = math.floor(share * len(own)) if sign > 0 else len(own) - math.floor((1 - share) * len(own))
+        expected |= {place for _, place in own[:count]}
+    more = torch.zeros(mask.numel(), dtype=torch.bool)  # that can grow, so that nothing is limited
+    weight, mask = torch.cat([weight.flatten(), more.float()]), torch.cat([mask.flatten(), more])
+    dropped = signed_magnitude(weight, mask, fraction, generator_for(0))
+    assert set(dropped.flatten().nonzero().flatten().tolist()) == expected
+
+
+# The criteria.
+
+# Four active connections, and four inactive ones in a third and fourth row.
+WEIGHT = torch.tensor([[4.0, -3.0], [2.0, -1.0], [0.0, 0.0], [0.0, 0.0]])
+COUNTS = torch.tensor([[1, 2], [3, 9], [5, 5], [0, 0]])
+
+
+class Counted:
+    """Coactivation already counted."""
+
+    def total(self, name: str) -> torch.Tensor:
+        return COUNTS
+
+
+def dropped(pruning: Pruning, fraction: float) -> list[list[int]]:
+    """What a criterion drops of four active connections."""
+    if "coactivation" in pruning.statistics:
+        pruning.statistics = {"coactivation": Counted()}
+    mask = WEIGHT != 0
+    return pruning.drop("fc.weight", WEIGHT, mask, fraction, generator_for(0)).int().tolist()[:2]
+
+
+@pytest.mark.parametrize("name", [name for name in PRUNING if name != "magnitude"])
+def test_every_criterion_but_magnitude_prunes_all_weights_of_exactly_zero(name):
+    mask = torch.tensor([[True, True], [True, True], [True, False], [False, False]])
+    pruning = PRUNING[name]()
+    if "coactivation" in pruning.statistics:
+        pruning.statistics = {"coactivation": Counted()}
+    found = pruning.drop("fc.weight", WEIGHT, mask, 0.0, generator_for(0))
+    assert found.int().tolist() == [[0, 0], [0, 0], [1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("magnitude", [[0, 0], [1, 1]]),
+        ("signed_magnitude", [[0, 0], [1, 1]]),
+        ("hebbian", [[1, 1], [0, 0]]),
+        ("inverse_hebbian", [[0, 0], [1, 1]]),
+        ("weighted_hebbian", [[1, 0], [1, 0]]),  # 4 and 6 of 4, 6, 6, 9; the tie is for the generator
+    ],
+)
+def test_each_criterion_drops_its_half(name, expected):
+    found = dropped(PRUNING[name](), 0.5)
+    assert found == expected or (name == "weighted_hebbian" and found == [[1, 1], [0, 0]])
+
+
+def test_magnitude_does_not_care_for_signs():
+    weight, mask = torch.tensor([0.1, 0.2, 0.3, -9.0]), torch.ones(4, dtype=torch.bool)
+    assert PRUNING["magnitude"]().drop("", weight, mask, 0.5, generator_for(0)).tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("magnitude", "hebbian", "expected"),
+    [
+        (0.5, 1.0, [[0, 0], [1, 1]]),  # magnitude alone decides
+        (0.5, 0.75, [[0, 0], [1, 0]]),  # of 2 and -1, the one of coactivation 9 is spared
+        (0.5, 0.5, [[0, 0], [0, 0]]),
+        (0.99, 0.5, [[0, 1], [0, 0]]),  # of the positive ones the smaller goes, of the negative ones both may
+        (0.5, 0.0, [[0, 0], [0, 0]]),
+    ],
+)
+def test_mixed_drops_only_what_both_drop(magnitude, hebbian, expected):
+    assert dropped(MixedPruning(hebbian), magnitude) == expected
+
+
+@pytest.mark.parametrize("fraction", [1.5, "half"])
+def test_mixed_refuses_a_fraction_out_of_range(fraction):
+    with pytest.raises(ValueError, match=rf"Expected hebbian_fraction in \[0, 1\], got {fraction!r}"):
+        MixedPruning(fraction)
+
+
+def test_the_class_is_the_function():
+    weight, mask = torch.randn(9, 9), torch.rand(9, 9) < 0.5
+    function = signed_magnitude(weight, mask, 0.3, generator_for(0))
+    assert SignedMagnitude().drop("fc", weight, mask, 0.3, generator_for(0)).equal(function)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_the_lowest_are_floored_and_tied_at_random(count):
+    mask = torch.arange(20) < 17
+    draws = [lowest(torch.zeros(20), mask, count / 17 + 0.01, generator_for(seed)) for seed in range(200)]
+    assert {int(draw.sum()) for draw in draws} == {count}
+    assert not any((draw & ~mask).any() for draw in draws)
+    assert count == 0 or len({tuple(draw.tolist()) for draw in draws}) > 5

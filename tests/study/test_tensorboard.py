@@ -1,0 +1,134 @@
+"""A real TensorBoard on a small real study, read back over HTTP."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sparse_lightning.study.train.tensorboard import add_picture
+
+MASK, GREY = torch.tensor([[True, False, True], [False] * 3]), torch.tensor([[0, 85], [170, 255]], dtype=torch.uint8)
+RUNS = {f"hebbian_grow={grow},seed={seed}" for grow in ("true", "false") for seed in (0, 1)}
+ARMS = {"arms/hebbian_grow=true", "arms/hebbian_grow=false"}
+
+
+@pytest.fixture(scope="module")
+def board(grid: tuple[Path, str]) -> Iterator[str]:
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", grid[0], "--port", "0", "--host", "127.0.0.1"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        address = next(found[0] for line in process.stderr if (found := re.search(r"http://\S+:\d+/", line)))
+        try:
+            for _ in range(300):
+                if set(ask(address, "runs")) >= RUNS | ARMS:
+                    break
+                time.sleep(0.1)
+            yield address
+        finally:
+            process.kill()
+
+
+def ask(address: str, what: str, data: dict[str, Any] | None = None, **query: str) -> Any:
+    url = f"{address}data/{what}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
+    body = None if data is None else json.dumps(data).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.loads(response.read())
+
+
+def test_runs_are_named_by_what_differs_and_the_report_was_made(grid: tuple[Path, str], board: str) -> None:
+    assert set(ask(board, "runs")) == RUNS | ARMS | {"arms"}
+    assert (grid[0] / "report.html").exists()
+
+
+def test_scalars_are_grouped_and_over_epochs(board: str) -> None:
+    tags = ask(board, "plugin/scalars/tags")["hebbian_grow=true,seed=0"]
+    groups = {name.partition("/")[0] for name in tags}
+    layers = {f"topology.network.{layer}" for layer in ("linear1", "linear2", "linear3", "output")}
+    assert groups == {"accuracy", "loss", "topology", "time", "result", *layers}
+    points = ask(board, "plugin/scalars/scalars", run="hebbian_grow=true,seed=0", tag="accuracy/validation")
+    assert [step for _, step, _ in points] == [0, 1, 2]
+
+
+def test_every_run_is_a_row_of_hyperparameters_and_results_with_what_was_swept_first(
+    grid: tuple[Path, str], board: str
+) -> None:
+    experiment = ask(board, "plugin/hparams/experiment", {})
+    infos = {info["name"]: info for info in experiment["hparamInfos"]}
+    assert {name for name, info in infos.items() if info["differs"]} == {"hebbian_grow", "seed"}
+    metrics = [metric["name"]["tag"] for metric in experiment["metricInfos"]]
+    assert metrics == ["result/val_acc_max", "result/val_acc_max_epoch", "result/val_acc_last", "result/epochs"]
+    wanted = {
+        "allowedStatuses": ["STATUS_SUCCESS"],
+        "colParams": [{"hparam": "hebbian_grow"}, {"metric": {"tag": metrics[0]}, "order": "ORDER_DESC"}],
+        "startIndex": 0,
+        "sliceSize": 10,
+    }
+    groups = ask(board, "plugin/hparams/session_groups", wanted)["sessionGroups"]
+    assert {group["hparams"]["hebbian_grow"] for group in groups} == {"true", "false"}
+    assert len({frozenset(group["hparams"]) for group in groups}) == 1
+    best = [group["metricValues"][0]["value"] for group in groups]
+    assert best == sorted(best, reverse=True)
+    results = [json.loads((grid[0] / run / "result.json").read_text())["val_acc_max"] for run in RUNS]
+    assert sorted(best) == pytest.approx(sorted(results))
+
+
+def test_masks_and_the_map_of_pixels_are_pictures(board: str) -> None:
+    tags = ask(board, "plugin/images/tags")["hebbian_grow=false,seed=1"]
+    layers = {f"masks/network.{layer}" for layer in ("linear1", "linear2", "linear3", "output")}
+    assert set(tags) == {"pixels/connections", *layers}
+    found = ask(board, "plugin/images/images", run="hebbian_grow=false,seed=1", tag="pixels/connections", sample="0")
+    assert [picture["step"] for picture in found] == [0, 1, 2]
+    with urllib.request.urlopen(f"{board}data/plugin/images/individualImage?{found[0]['query']}") as response:
+        assert response.read().startswith(b"\x89PNG")
+    histograms = ask(board, "plugin/histograms/tags")["hebbian_grow=false,seed=1"]
+    assert "connections_of_an_input_unit/network.linear1" in histograms
+
+
+@pytest.mark.parametrize("picture", [MASK, GREY])
+def test_a_picture_has_the_values_it_was_made_of(picture: Tensor) -> None:
+    class Writer:
+        def _get_file_writer(self) -> "Writer":
+            return self
+
+        def add_summary(self, summary: Any, epoch: int) -> None:
+            self.image, self.epoch = summary.value[0].image, epoch
+
+    writer = Writer()
+    add_picture(writer, "masks/layer", picture, 3)
+    assert (writer.image.height, writer.image.width, writer.epoch) == (*picture.shape, 3)
+    shown = Image.open(io.BytesIO(writer.image.encoded_image_string)).convert("L")
+    expected = 255 * picture.int() if picture.dtype == torch.bool else picture
+    assert np.array(shown).tolist() == expected.tolist()
+
+
+def test_arms_are_margin_charts(board: str) -> None:
+    layout = ask(board, "plugin/custom_scalars/layout")
+    (chart,) = (chart for chart in layout["category"][0]["chart"] if chart["title"] == "accuracy, validation")
+    (series,) = chart["margin"]["series"]
+    lines = {}
+    for what in ("lower", "value", "upper"):
+        query = {"run": "arms/hebbian_grow=true", "tag": series[what]}
+        found = ask(board, "plugin/custom_scalars/scalars", **query)
+        lines[what] = [value for _, _, value in found["tag_to_events"][series[what]]]
+    names = [f"hebbian_grow=true,seed={seed}" for seed in (0, 1)]
+    found = [ask(board, "plugin/scalars/scalars", run=name, tag=series["value"]) for name in names]
+    runs = [[value for _, _, value in points] for points in found]
+    assert lines["value"] == pytest.approx([(one + other) / 2 for one, other in zip(*runs, strict=True)])
+    spread = [abs(one - other) / 2**0.5 for one, other in zip(*runs, strict=True)]
+    assert [value - low for value, low in zip(lines["value"], lines["lower"], strict=True)] == pytest.approx(
+        spread, abs=1e-6
+    )

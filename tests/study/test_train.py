@@ -1,0 +1,192 @@
+"""The real commands, end to end, on the packaged MNIST."""
+
+import gzip
+import json
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, SHORT, script
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+
+def refusal(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command prints to stderr before it ends with status 1; in this process, to be quick."""
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "scripts" / "train.py"), run_name="__main__")
+    said = capsys.readouterr().err
+    if isinstance(ended.value.code, str):  # which Python prints on its way out
+        return said + ended.value.code
+    assert ended.value.code == 1
+    return said
+
+
+def metrics(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "metrics.csv").drop(columns="epoch_time")
+
+
+def epochs_done(folder: Path) -> int:
+    path = folder / "metrics.csv"
+    return pd.read_csv(path).get("train_loss", pd.Series(dtype=float)).notna().sum() if path.exists() else 0
+
+
+def test_runs_are_named_by_what_differs_between_them(grid: tuple[Path, str]) -> None:
+    names = {path.parent.name for path in grid[0].glob("*/config.yaml")}
+    assert names == {f"hebbian_grow={grow},seed={seed}" for grow in ("true", "false") for seed in (0, 1)}
+
+
+def test_a_run_leaves_config_metrics_events_checkpoints_and_result(grid: tuple[Path, str]) -> None:
+    run = grid[0] / "hebbian_grow=false,seed=1"
+    config = OmegaConf.load(run / "config.yaml")
+    assert (config.model.hebbian_grow, config.model.seed, config.data.seed) == (False, 1, 1)
+    assert list(metrics(run)["epoch"]) == [0, 1, 2]
+    assert {path.stem for path in (run / "checkpoints").iterdir()} == {"best", "last", "best.ckpt", "last.ckpt"}
+    result = json.loads((run / "result.json").read_text())
+    assert result["epochs"] == 3
+    assert result["val_acc_last"] == metrics(run)["val_acc"].iloc[-1]
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["epoch"] == result["val_acc_max_epoch"]
+    events = EventAccumulator(str(run)).Reload()
+    shown = [event.value for event in events.Scalars("accuracy/validation")]
+    assert shown == pytest.approx(list(metrics(run)["val_acc"]))
+
+
+def test_the_two_arms_of_a_seed_begin_alike_and_part_at_the_first_rewiring(grid: tuple[Path, str]) -> None:
+    hebbian, random = (metrics(grid[0] / f"hebbian_grow={grow},seed=0") for grow in ("true", "false"))
+    assert hebbian.iloc[0].equals(random.iloc[0])
+    assert hebbian["train_loss"].iloc[1] != random["train_loss"].iloc[1]
+
+
+def test_every_run_is_announced_as_it_ends_and_the_table_follows(grid: tuple[Path, str]) -> None:
+    folder, said = grid
+    assert all(f"[{number}/4] hebbian_grow=" in said for number in range(1, 5))
+    assert said.count("  published  ") == 2  # a row for each arm
+    assert "max_epochs=3, not 30" in said
+    assert said.rstrip().endswith(str(folder))
+    assert script("report.py", folder).stdout.strip() in said
+
+
+def test_the_same_seed_gives_the_same_metrics_alone_as_in_a_grid(grid: tuple[Path, str], tmp_path: Path) -> None:
+    script("train.py", "trainer.max_epochs=3", *SHORT, f"output_dir={tmp_path}")
+    assert metrics(tmp_path).equals(metrics(grid[0] / "hebbian_grow=true,seed=0"))
+
+
+def test_a_killed_run_continues_from_its_last_checkpoint_to_the_same_bits(tmp_path: Path) -> None:
+    settings = [
+        "trainer.max_epochs=5",
+        "trainer.limit_train_batches=60",
+        "model.dropout=0.1",
+        "model.lr_milestones=[3]",
+    ]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    script("train.py", *settings, f"output_dir={straight}")
+    command = [sys.executable, ROOT / "scripts" / "train.py", *settings, f"output_dir={killed}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while epochs_done(killed) < 3:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not (killed / "result.json").exists()
+    script("train.py", *settings, f"output_dir={killed}")
+
+    assert metrics(killed).equals(metrics(straight))
+    one, other = (torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (straight, killed))
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        torch.testing.assert_close(one[part], other[part], rtol=0, atol=0)
+    key = next(key for key in one["callbacks"] if key.startswith("PruneRegrow"))
+    torch.testing.assert_close(one["callbacks"][key], other["callbacks"][key], rtol=0, atol=0)
+
+
+def test_the_study_is_the_published_grid() -> None:
+    said = script("train.py", "--config-name", "study", "--cfg", "hydra").stdout
+    for line in ("mode: MULTIRUN", "model.hebbian_grow: true,false", "seed: range(8)"):
+        assert line in said
+
+
+def test_help_says_every_knob_in_words() -> None:
+    said = script("train.py", "--help").stdout.splitlines()
+    config = OmegaConf.load(ROOT / "conf" / "config.yaml")
+    knobs = [str(key) for key in config if key not in ("defaults", "hydra")]
+    for group in ("model", "data", "trainer"):
+        (path,) = (ROOT / "conf" / group).glob("*.yaml")
+        knobs += [f"{group}.{key}" for key in OmegaConf.load(path) if not str(key).startswith("_")]
+    for knob in knobs:
+        (line,) = (number for number, text in enumerate(said) if text.startswith(f"  {knob}="))
+        assert said[line + 1].startswith("      ")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of another architecture."""
+    folder = tmp_path_factory.mktemp("other")
+    settings = ["trainer.max_epochs=1", "model.hidden_sizes=[20]", *SHORT, f"output_dir={folder}"]
+    script("train.py", *settings)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["model.hebian_grow=true"], "got 'model.hebian_grow'. Did you mean 'model.hebbian_grow'?"),
+        (["seed=range(8)"], "Expected one value for each key, got several in 'seed=range(8)'; -m runs them all"),
+        (["model.density=1.3"], "Expected density in (0, 1], got 1.3"),
+        (["model.prune_fraction=much"], "Expected prune_fraction in [0, 1), got 'much'"),
+        (["model.hidden_sizes=[100,-1]"], "Expected hidden_sizes to be a list of sizes above 0, got [100, -1]"),
+        (["model.density={network.linear9: 0.1}"], "Expected a layer to match 'network.linear9' in density"),
+        (
+            ["ckpt_path={other}/checkpoints/last.ckpt"],
+            "Expected a checkpoint with network.linear1.weight of shape [100, 784], got [20, 784]",
+        ),
+        (["output_dir={other}"], "Expected the same run in {other}, got one with model.hidden_sizes=[20], not [100"),
+        (["output_dir={other}/config.yaml/run"], "Expected to be able to use"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(
+    arguments: list[str],
+    said: str,
+    other: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [f"output_dir={tmp_path}", *(argument.replace("{other}", str(other)) for argument in arguments)]
+    refused = refusal(arguments, monkeypatch, capsys)
+    assert said.replace("{other}", str(other)) in refused
+    assert len(refused.strip().splitlines()) <= 2
+
+
+def test_damaged_data_are_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    packaged = ROOT / "src" / "sparse_lightning" / "datamodules" / "mnist_data"
+    for path in packaged.glob("*.gz"):
+        (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    with (raw / "t10k-images-idx3-ubyte").open("r+b") as file:
+        file.seek(5000)
+        byte = file.read(1)[0]
+        file.seek(5000)
+        file.write(bytes([byte ^ 1]))
+    refused = refusal([f"data.data_dir={tmp_path}", f"output_dir={tmp_path / 'run'}"], monkeypatch, capsys)
+    assert "the file is damaged" in refused
+
+
+def test_a_refused_continuation_leaves_the_finished_run_as_it_was(
+    other: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name: path.read_bytes() for path in other.iterdir() if path.is_file()}
+    for arguments in (["ckpt_path=nowhere.ckpt"], [f"ckpt_path={other}/checkpoints/last.ckpt", "model.density=0.5"]):
+        refused = refusal([f"output_dir={other}", "model.hidden_sizes=[20]", *arguments], monkeypatch, capsys)
+        assert refused.startswith("Error: ")
+    assert {name: (other / name).read_bytes() for name in before} == before
+    assert not (other / "error.txt").exists()
