@@ -1,4 +1,10 @@
-"""Train one run of the experiment, or with -m a grid of them; `--help` has every knob."""
+"""Train one run of an experiment, or with -m a grid of them; `--help` lists every key."""
+
+import signal
+import sys
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: sys.exit("Stopped."))  # also while modules are imported
 
 from pathlib import Path
 
@@ -6,7 +12,7 @@ import hydra
 from omegaconf import DictConfig
 
 from sparse_lightning.study.cli import command
-from sparse_lightning.study.train.run import run
+from sparse_lightning.study.sweep.launcher import run
 
 CONF = Path(__file__).parent.parent / "conf"
 

@@ -1,84 +1,135 @@
-"""The command line of `scripts/train.py`: help in words, errors in sentences, a study's table at the end."""
+"""The command line of `scripts/train.py`: help with words, errors as sentences, the report of a study at its end."""
 
 import difflib
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
-from sparse_lightning.study.sweep.sweep import StudyProgress
-from sparse_lightning.study.train.record import sentence
-from sparse_lightning.study.train.resume import is_claimed
+from sparse_lightning.study.sweep.names import key_of
+from sparse_lightning.study.sweep.progress import StudyProgress, reason
+from sparse_lightning.study.train.record import result_of, sentence
+from sparse_lightning.study.train.resume import is_locked
 
-TRIES = 4  # times that a multirun is taken up, when its launcher breaks down or others leave runs behind
+TRIES = 4  # how often a multirun is started, when its launcher breaks down or other processes leave runs behind
 
 USAGE = """\
-Trains a sparse MLP on MNIST that is pruned and regrown between epochs.
+Trains a sparse MLP on MNIST that is pruned and regrown between epochs, or any LightningModule on any data.
 
   python scripts/train.py                                               one run
-  python scripts/train.py model.hebbian_grow=false seed=3               one run, two knobs turned
+  python scripts/train.py model.hebbian_grow=false seed=3               one run with two overrides
   python scripts/train.py --config-name study                           the published experiment, 16 runs
-  python scripts/train.py -m model.hebbian_grow=true,false 'seed=range(8)'   the same, said in full
+  python scripts/train.py -m model.hebbian_grow=true,false 'seed=range(8)'   the same, by overrides
+  python scripts/train.py -m sparsity=set,rigl,static 'seed=range(4)'   methods of the literature
   python scripts/report.py FOLDER                                       the report of a folder of runs, at any time
 
-Knobs are said as key=value. With -m a key takes several values, one run for each combination, on every core
-(hydra.launcher.n_jobs=N for fewer).
+Overrides are key=value; group=name chooses one of a group's files, and --config-dir FOLDER adds files of your own.
+With -m a key may have several values, and each combination is a run, on every core (hydra.launcher.n_jobs=N for fewer).
 """
 
 
 def command(main: Callable[[], object], conf: Path) -> None:
-    """Run a Hydra `main` and leave the process: status 0, or 1 with one or two sentences on what went wrong.
+    """Run a Hydra `main` and exit: with status 0, or 1 and one or two sentences on what is wrong.
 
-    A multirun whose launcher breaks down, or of which another process has runs and leaves them, is taken up again.
-    With HYDRA_FULL_ERROR=1 in the environment, errors come as tracebacks.
+    A multirun whose launcher breaks down, or of which another process leaves runs behind, is started again. With
+    HYDRA_FULL_ERROR=1 in the environment, errors are tracebacks.
 
     Args:
         main: The function that `hydra.main` made.
         conf: The folder of configuration files, whose comments are the help.
     """
-    OmegaConf.register_new_resolver("knobs", lambda: _help(conf), replace=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if sys.argv[1:] == ["--version"]:
+        from sparse_lightning import __version__
+
+        sys.exit(print(f"sparse_lightning {__version__}"))
+    OmegaConf.register_new_resolver("help_text", lambda: _help(conf), replace=True)
     traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing
-    failed = False
     try:
         for _ in range(TRIES):
-            if _complete(main):
+            main()
+            if _is_complete():
                 break
-            sys.argv[1:] = [said for said in sys.argv[1:] if not _forces(said)]
-        failed = _finish()
+            sys.argv[1:] = [override for override in sys.argv[1:] if key_of(override) != "force"]
+        failed = _report()
     except KeyboardInterrupt:
         sys.exit(_stopped())
     except Exception as error:
         if traceback:
             raise
-        said = _composition(error, conf) if isinstance(error, ConfigCompositionException) else sentence(error)
-        print(f"Error: {said}", file=sys.stderr)
+        print(f"Error: {explain(error, conf)}", file=sys.stderr)
+        _report()
         failed = True
-        _finish()
     sys.exit(failed)
 
 
-def _complete(main: Callable[[], object]) -> bool:
-    """Run `main`, and wait for runs that other processes have; whether there is nothing left that it could do."""
-    try:
-        main()
-    except BrokenExecutor:
-        print("A process of the launcher was killed; what it had in hand is taken up again.", file=sys.stderr)
-        return False
+def explain(error: Exception, conf: Path) -> str:
+    """An error in a sentence, with the nearest key where one does not exist."""
+    text = str(error)
+    if isinstance(error, OverrideParseException):
+        given = str(error.override)
+        following = sys.argv[sys.argv.index(given) + 1 :] if given in sys.argv else []
+        value = following[0] if following and "=" not in following[0] else "VALUE"
+        if "=" not in given:
+            return f"Expected overrides as key=value, got {given!r}; write {given}={value}"
+        return f"Expected overrides as key=value, got {given!r}, which cannot be read: {text.splitlines()[-1]}"
+    if missing := re.search(r"Could not find '(.*)/(.*)'", text) or re.search(r"Could not load '(.*)/(.*)'", text):
+        group, name = missing.groups()
+        options = sorted(
+            line.strip() for line in text.partition("Available options")[2].splitlines()[1:] if line.strip()
+        )
+        options = [option for option in options if re.fullmatch(r"[\w.-]+", option)]
+        return f"Expected {group} to be one of {', '.join(options)}, got {name!r}" + _nearest(name, options)
+    if unknown := re.search(r"Could not override '(.*?)'", text):
+        key = unknown[1]
+        if key.startswith("sparsity."):
+            return f"Expected sparsity=NAME to choose what has {key!r}, as in sparsity=set; +{key} adds an argument"
+        return f"Expected a key of the configuration, got {key!r}{suggest(key, list(_keys(conf)))}"
+    if several := re.search(r"Sweep parameters '(.*)' requires --multirun", text):
+        return f"Expected one value for each key, got several in {several[1]!r}; -m runs them all"
+    if isinstance(error, ConfigCompositionException | MissingConfigException):
+        return " ".join(text.partition("Config search path")[0].split())
+    return sentence(error)
+
+
+def suggest(key: str, keys: list[str]) -> str:
+    """The key that was meant, perhaps: the same last name elsewhere, its initials, or a similar one.
+
+    >>> keys = ["model", "model.learning_rate", "model.lr_gamma", "model.hebbian_grow", "logger"]
+    >>> [suggest(key, keys) for key in ("model.lr", "model.hebian_grow", "trainer.logger")]
+    [". Did you mean 'model.learning_rate'?", ". Did you mean 'model.hebbian_grow'?", ". Did you mean 'logger'?"]
+    """
+    group, _, leaf = key.rpartition(".")
+    names = {each: each.rpartition(".")[2] for each in sorted(keys, key=lambda each: each.rpartition(".")[0] != group)}
+    same = [each for each, name in names.items() if name == leaf]
+    initials = [each for each, name in names.items() if "".join(word[0] for word in name.split("_")) == leaf]
+    near = difflib.get_close_matches(leaf, names.values(), n=1)
+    similar = [each for each, name in names.items() if name in near]
+    longer = [each for each, name in names.items() if name.startswith(leaf)]
+    found = [*same, *initials, *similar, *longer]
+    return f". Did you mean {found[0]!r}?" if found else ""
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    return f". Did you mean {near[0]!r}?" if near else ""
+
+
+def _is_complete() -> bool:
+    """Wait for runs that other processes train; whether all have ended."""
     study = StudyProgress.watch
-    if study is None or not study.unfinished():
-        return True
-    while any(map(is_claimed, study.unfinished())):
+    while study and any(map(is_locked, study.unfinished())):
         time.sleep(1)
-    return not study.unfinished()
+    return not study or not study.unfinished()
 
 
 def _stopped() -> str:
@@ -86,56 +137,45 @@ def _stopped() -> str:
     if study is None:
         return "Stopped."
     study.stop()
-    return f"Stopped with {study.finished()} runs finished. The same command does the rest{_unforced()}."
-
-
-def _forces(said: str) -> bool:
-    return said.lstrip("+").startswith("force=")
+    runs = study.runs()
+    done = len(runs) - len(study.missing())
+    return f"Stopped with {done} of {len(runs)} runs finished. The same command{_unforced()} does the rest."
 
 
 def _unforced() -> str:
-    return ", without force," if any(map(_forces, sys.argv[1:])) else ""
+    return ", without force," if any(key_of(override) == "force" for override in sys.argv[1:]) else ""
 
 
-def _finish() -> bool:
-    """The report of the multirun, if it was one; whether any of its runs is missing from it."""
+def _report() -> bool:
+    """Make the report of the multirun, if it was one; whether any of its runs failed or diverged."""
     study = StudyProgress.watch
     if study is None:
         return False
     study.stop()
-    from sparse_lightning.study import format_table, load_runs
+    missing, runs = study.missing(), study.runs()
+    diverged = [path for path in runs if result_of(path).get("diverged")]
+    shown = ""
+    if len(missing) < len(runs):
+        print("Making the report ...", flush=True)
+        try:
+            from sparse_lightning.study.analysis.report import make_report
 
-    try:
-        runs = load_runs(study.folder)
-    except FileNotFoundError:
-        return True
-    try:
-        from sparse_lightning.study.analysis.report import make_report
-
-        said = make_report(study.folder)
-    except Exception as error:  # whatever it is, the runs are there
-        said = f"{format_table(runs)}\n\nThe report could not be made: {sentence(error)}"
-    print("", said, "", study.folder, sep="\n")
-    missing = study.missing()
+            shown = make_report(study.folder)
+        except Exception as error:  # whatever it is, the runs are there
+            shown = f"The report could not be made: {sentence(error)}"
+        print("", shown, "", study.folder, sep="\n")
     if missing:
+        again = f"the same command{_unforced()} tries them again"
+        print("", f"{len(missing)} of {len(runs)} runs have not finished; {again}.", sep="\n")
+        for text in dict.fromkeys(text for text in map(reason, missing) if text not in shown):
+            same = [path for path in missing if reason(path) == text]
+            more = f" and {len(same) - 1} more" if len(same) > 1 else ""
+            print(f"  {same[0].name}{more}: {text} ({same[0]})")
+    if diverged:
         print(
-            "",
-            f"{len(missing)} runs have not finished; the same command{_unforced()} tries them again:",
-            *missing,
-            sep="\n",
+            "", f"{len(diverged)} of {len(runs)} runs diverged: {', '.join(path.name for path in diverged)}", sep="\n"
         )
-    return bool(missing)
-
-
-def _composition(error: ConfigCompositionException, conf: Path) -> str:
-    said = str(error)
-    if unknown := re.search(r"Could not override '(.*)'", said):
-        key = unknown.group(1)
-        near = difflib.get_close_matches(key, list(_keys(conf)), n=1)
-        return f"Expected a key of the configuration, got {key!r}." + (f" Did you mean {near[0]!r}?" if near else "")
-    if several := re.search(r"Sweep parameters '(.*)' requires --multirun", said):
-        return f"Expected one value for each key, got several in {several.group(1)!r}; -m runs them all"
-    return " ".join(said.partition("Config search path")[0].split())
+    return bool(missing or diverged)
 
 
 def _keys(conf: Path) -> Iterator[str]:
@@ -143,21 +183,19 @@ def _keys(conf: Path) -> Iterator[str]:
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         for key, value in compose("config").items():
             yield str(key)
-            yield from (f"{key!s}.{name!s}" for name in value) if OmegaConf.is_dict(value) else ()
+            names = value if OmegaConf.is_dict(value) else ()
+            yield from (f"{key!s}.{name!s}" for name in names if not str(name).startswith("_"))
 
 
 def _help(conf: Path) -> str:
-    """Usage, and every knob with the words that stand beside it in its file."""
-    parts = [USAGE]
+    """Usage, and every key with the words beside it in its file."""
+    sections = [USAGE]
     for path in sorted(conf.glob("*.yaml")) + sorted(conf.glob("*/*.yaml")) + sorted(conf.glob("hydra/*/*.yaml")):
         group = path.parent.relative_to(conf).as_posix().strip(".")
         lines = path.read_text(encoding="utf-8").splitlines()
-        knobs = [match.groups() for line in lines if (match := re.match(r"(\w+): +(.+?) +# (.+)", line))]
-        title = next((line[2:] for line in lines if line.startswith("# ")), "")
-        parts.append(f"{group}={path.stem}" if group else f"--config-name {path.stem}")
-        parts[-1] += f"   {title}" if title else ""
-        parts += [
-            f"  {group.replace('/', '.') + '.' if group else ''}{key}={value}\n      {words}"
-            for key, value, words in knobs
-        ] + [""]
-    return "\n".join(parts).replace("$", "$$")  # Hydra makes a template of it
+        keys = [match.groups() for line in lines if (match := re.match(r"(\w+): +(.+?) +# (.+)", line))]
+        title = next((f"   {line[2:]}" for line in lines if line.startswith("# ") and not line.startswith("# @")), "")
+        prefix = f"{group.replace('/', '.')}." if group else ""
+        sections.append((f"{group}={path.stem}" if group else f"--config-name {path.stem}") + title)
+        sections += [f"  {prefix}{key}={value}\n      {words}" for key, value, words in keys] + [""]
+    return "\n".join(sections).replace("$", "$$")  # Hydra makes a template of it

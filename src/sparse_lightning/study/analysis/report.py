@@ -10,6 +10,7 @@ import pandas as pd
 
 from sparse_lightning.study.analysis import statistics
 from sparse_lightning.study.analysis.design import Design, arrange
+from sparse_lightning.study.analysis.margins import write_arms
 from sparse_lightning.study.analysis.runs import load_metrics, load_runs
 from sparse_lightning.study.analysis.statistics import Metric, Numbers
 from sparse_lightning.study.analysis.table import format_table, left_out_because, published_table, summarize
@@ -22,8 +23,7 @@ from sparse_lightning.study.analysis.verdicts import (
     published,
     seeds,
 )
-from sparse_lightning.study.train.connections import read_degrees
-from sparse_lightning.study.train.record import write
+from sparse_lightning.study.train.record import read_degrees, write
 
 PAGE, SUMMARY, FIGURES = "report.html", "summary.csv", "figures"
 CHARTS = {
@@ -133,7 +133,6 @@ def make_report(*folders: str | Path, against: str | None = None, accuracy: floa
     bytes. Arguments and errors are those of :func:`analyse`.
     """
     from sparse_lightning.study.analysis.page import page
-    from sparse_lightning.study.train.tensorboard import write_arms
 
     report = analyse(folders, against, accuracy)
     home = Path(folders[0])

@@ -1,1 +1,1 @@
-"""Many runs."""
+"""Many runs: their names, their processes, and their progress."""

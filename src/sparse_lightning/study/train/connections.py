@@ -1,10 +1,11 @@
-"""How a run's connections are spread over its units, and how fast they turn over: measured and recorded each epoch.
+"""How a run's connections are spread over its units, and how fast they turn over: measured each epoch.
 
-What :class:`~sparse_lightning.PruneRegrow` logs by itself, density and number grown, says how much moved; this says
-where to and for how long, which is what a study of growth rules has to know.
+:class:`~sparse_lightning.PruneRegrow` itself logs density and number grown, which say how many connections move; these
+measures say where to and for how long.
 """
 
 import io
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sparse_lightning.study.train.record import DEGREES, write
 from sparse_lightning.study.train.tensorboard import Board
 
 SHOWN = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)  # epochs whose masks TensorBoard shows; and the last
-PRUNINGS = (1, 2, 5)  # after so many, how many of the connections grown are left
+PRUNINGS = (1, 2, 5)  # survival of grown connections is measured after so many
 
 
 def gini(counts: Tensor) -> float:
@@ -47,9 +48,25 @@ def jaccard(one: Tensor, other: Tensor) -> float:
 
 
 def masks_of(trainer: Trainer) -> dict[str, Tensor]:
-    """The masks of a Trainer's PruneRegrow callbacks, by the name of their layer."""
+    """The masks of a Trainer's PruneRegrow callbacks, by layer name."""
     callbacks = [callback for callback in trainer.callbacks if isinstance(callback, PruneRegrow)]  # type: ignore[attr-defined]
-    return {name.removesuffix(".weight"): mask for each in callbacks for name, mask in each.masks.items()}
+    return {_layer(name): mask for each in callbacks for name, mask in each.masks.items()}
+
+
+def _layer(parameter: str) -> str:
+    return parameter.removesuffix(".weight")
+
+
+def degrees(mask: Tensor, side: str) -> Tensor:
+    """How many connections each input unit (`side` ``"in"``) or output unit (``"out"``) of a mask holds.
+
+    The first axis of a mask is its output units, the second its input units; a kernel's positions are summed.
+
+    >>> degrees(torch.tensor([[True, True], [False, True]]), "in").tolist()
+    [1, 2]
+    """
+    matrix = mask.reshape(*mask.shape[:2], -1) if mask.ndim > 1 else mask.reshape(-1, 1, 1)
+    return matrix.sum((0, 2) if side == "in" else (1, 2), dtype=torch.int32)
 
 
 class Turnover:
@@ -59,7 +76,7 @@ class Turnover:
         mask: The active connections of the first epoch, boolean, (out, in).
 
     Attributes:
-        mask: The active connections of the last epoch seen.
+        mask: The active connections of the last epoch.
         age: For each connection, how many prunings it has survived since it last grew; -1 where it is inactive, or
             has been there from the beginning.
         explored: The connections that were ever active.
@@ -75,7 +92,7 @@ class Turnover:
         self.overlap: float | None = None
 
     def move(self, mask: Tensor) -> None:
-        """Take the next epoch's connections; what grew is active now and was not before."""
+        """Follow the next epoch's connections; those grown are active now and were not before."""
         self.overlap = jaccard(self.mask, mask)
         new = mask & ~self.mask
         if self.overlap < 1:
@@ -87,13 +104,13 @@ class Turnover:
             self.mask = mask.clone()
 
     def survivors(self, prunings: int) -> tuple[int, int]:
-        """Of the connections that had to survive exactly so many prunings by now: how many did, how many there were."""
+        """Of the connections grown exactly so many prunings ago: how many survived, and how many there were."""
         if len(self.grown) <= prunings:
             return 0, 0
         return int((self.age == prunings).sum()), self.grown[-1 - prunings]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, copied."""
+        """All attributes, copied."""
         tensors = {"mask": self.mask.clone(), "age": self.age.clone(), "explored": self.explored.clone()}
         return {**tensors, "grown": self.grown, "overlap": self.overlap}
 
@@ -103,18 +120,18 @@ class Turnover:
 
 
 def measures(turnovers: Mapping[str, Turnover]) -> dict[str, float]:
-    """What there is to say of some layers, ``{"<what>/<layer>": value}``, and under ``all`` of them together.
+    """The measures of some layers, ``{"<what>/<layer>": value}``, and of them together under ``all``.
 
     gini_in, gini_out: Gini coefficient of the number of connections of each input unit and of each output unit, in
     [0, 1); for all layers, the mean weighted by their connections. explored: share of all possible connections that
     were ever active, the exploration rate of Liu et al. 2021 (ITOP). jaccard: overlap of the masks of this epoch and
     the one before; for all layers, weighted likewise; absent in the first epoch. survived, survived_2, survived_5: of
-    the connections grown 1, 2, 5 prunings ago, the share never pruned since; absent until there were so many.
+    the connections grown 1, 2, 5 prunings ago, the share never pruned since; absent before that many prunings.
     """
     by_layer: dict[str, dict[str, float]] = {"gini_in": {}, "gini_out": {}, "jaccard": {}}
     for layer, turnover in turnovers.items():
-        by_layer["gini_in"][layer] = gini(turnover.mask.sum(0))
-        by_layer["gini_out"][layer] = gini(turnover.mask.sum(1))
+        by_layer["gini_in"][layer] = gini(degrees(turnover.mask, "in"))
+        by_layer["gini_out"][layer] = gini(degrees(turnover.mask, "out"))
         if turnover.overlap is not None:
             by_layer["jaccard"][layer] = turnover.overlap
     found: dict[str, float] = {}
@@ -138,19 +155,26 @@ def measures(turnovers: Mapping[str, Turnover]) -> dict[str, float]:
 class Connections(Callback):
     """Logs :func:`measures` each epoch under ``topology/``, and keeps the connections of every unit in a file.
 
-    A :class:`~sparse_lightning.study.train.tensorboard.Board` is given the masks to show, a few times in a run.
+    It reads the masks of every PruneRegrow among the Trainer's callbacks, whatever the model. ``topology/dead`` is the
+    number of active connections whose weight is exactly zero at the end of the epoch, before its rewiring: they got no
+    gradient, because a unit of theirs is dead. A layer of which they are more than half is warned of once.
 
-    `connections.npz` has ``<layer>/in`` and ``<layer>/out``, unsigned whole numbers of shape (epochs, units): how many
+    `connections.npz` has ``<layer>/in`` and ``<layer>/out``, unsigned integers of shape (epochs, units): how many
     connections each input unit and each output unit held in each epoch.
 
     Args:
         folder: The run's folder.
+
+    Attributes:
+        latest: The metrics of the last epoch.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.latest: dict[str, float] = {}
         self._turnovers: dict[str, Turnover] = {}
         self._degrees: dict[str, Tensor] = {}
+        self._warned: set[str] = set()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the epoch, log and write."""
@@ -162,24 +186,42 @@ class Connections(Callback):
                 self._turnovers[layer].move(mask)
             else:
                 self._turnovers[layer] = Turnover(mask)
-            for side, axis in (("in", 0), ("out", 1)):
-                row = mask.sum(axis, dtype=torch.int32).cpu().unsqueeze(0)
-                name = f"{layer}/{side}"
+            for side in ("in", "out"):
+                row, name = degrees(mask, side).cpu().unsqueeze(0), f"{layer}/{side}"
                 self._degrees[name] = torch.cat([self._degrees[name], row]) if name in self._degrees else row
-        epoch = trainer.current_epoch
-        found = {f"topology/{key}": value for key, value in measures(self._turnovers).items()}
-        for logger in trainer.loggers:  # at once: Lightning's own way through `log` takes longer than to measure
-            logger.log_metrics(found | {"epoch": epoch}, step=trainer.global_step)
+        epoch, found = trainer.current_epoch, measures(self._turnovers) | self._dead(masks, pl_module)
+        self.latest = {f"topology/{key}": value for key, value in found.items()}
+        for logger in trainer.loggers:  # in one call: `self.log` takes longer than the measuring, and has 32 bits
+            logger.log_metrics(self.latest | {"epoch": epoch}, step=trainer.global_step)
             if isinstance(logger, Board) and (epoch in SHOWN or epoch + 1 == trainer.max_epochs):
                 logger.log_masks(masks, epoch)
         if trainer.is_global_zero:
-            degrees = {name: rows.numpy().astype(np.uint16) for name, rows in self._degrees.items()}
+            counts = {name: rows.numpy() for name, rows in self._degrees.items()}
+            fitting = {
+                name: rows.astype(np.uint16 if rows.max() < 2**16 else np.uint32) for name, rows in counts.items()
+            }
             buffer = io.BytesIO()
-            np.savez(buffer, **degrees)  # type: ignore[arg-type]
+            np.savez(buffer, **fitting)  # type: ignore[arg-type]
             write(self.folder / DEGREES, buffer.getvalue())
 
+    def _dead(self, masks: Mapping[str, Tensor], module: LightningModule) -> dict[str, float]:
+        weights = {_layer(name): weight.detach() for name, weight in module.named_parameters()}
+        found: dict[str, float] = {}
+        for layer, mask in masks.items():
+            if layer in weights:
+                dead, active = int((mask & (weights[layer] == 0)).sum()), int(mask.sum())
+                found[f"dead/{layer}"] = dead
+                if 2 * dead > active and layer not in self._warned:
+                    self._warned.add(layer)
+                    warnings.warn(
+                        f"{self.folder.name}: {dead} of the {active} active connections of {layer} are exactly zero: "
+                        "its units, or those before or after, are dead",
+                        stacklevel=2,
+                    )
+        return found | {"dead/all": sum(found.values())}
+
     def state_dict(self) -> dict[str, Any]:
-        """What the measures of later epochs compare with, and the numbers of the epochs so far."""
+        """The state that later epochs are compared with, and the degrees of the epochs so far."""
         turnovers = {layer: turnover.state_dict() for layer, turnover in self._turnovers.items()}
         return {"turnovers": turnovers, "degrees": dict(self._degrees)}
 
@@ -190,19 +232,3 @@ class Connections(Callback):
         for layer, state in state_dict["turnovers"].items():
             self._turnovers[layer] = Turnover(state["mask"])
             self._turnovers[layer].load_state_dict(state)
-
-
-def read_degrees(folder: Path) -> dict[str, np.ndarray[Any, np.dtype[np.uint16]]]:
-    """The connections of every unit over a run's epochs, ``{"<layer>/in": (epochs, units)}``; empty without a record.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
-    path = folder / DEGREES
-    if not path.exists():
-        return {}
-    try:
-        with path.open("rb") as file, np.load(file) as saved:
-            return {name: saved[name] for name in saved.files}
-    except Exception as error:  # zipfile, zlib and NumPy each raise their own
-        raise ValueError(f"Expected {path.name} to hold NumPy arrays, got a damaged file") from error

@@ -1,46 +1,74 @@
-"""What a run writes into its folder: configuration, metrics, checkpoints, result.
+"""The files in a run's folder, and what reads and writes them without PyTorch.
 
-The folder is the record; everything downstream reads it. `config.yaml` is the resolved configuration, `metrics.csv` has
-a row an epoch, `checkpoints/` the last and the best one, each with the one before, `result.json` is written last, and
-`error.txt` stands in its place where a run has failed. Every file is replaced at once, so a kill leaves the old or the
-new one, never half; an epoch's metrics are written before its checkpoint, so a run that continues lacks none.
+The folder is the record; everything downstream reads it. `config.yaml` is the resolved configuration, `metrics.csv`
+has one row per epoch, `checkpoints/` the last and the best one, each with the one before, `result.json` is written
+last, and `error.txt` takes its place when a run has failed. Every file is replaced atomically, so a kill leaves the old
+or the new one; the metrics of an epoch are written before its checkpoint, so a continued run lacks none.
 """
 
 import contextlib
 import csv
+import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
+import yaml
+from omegaconf import OmegaConf
 
 CONFIG, METRICS, RESULT, ERROR, CHECKPOINTS = "config.yaml", "metrics.csv", "result.json", "error.txt", "checkpoints"
-LAST, PREVIOUS = "last.ckpt", ".previous"
+LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", ".previous"
 DEGREES = "connections.npz"
-DATA = "data_sha256"  # in the configuration: what the run was trained on
-# Settings that may differ between two goes at one run: where it is, and how it is watched.
+DATA = "data_sha256"  # in the configuration: the data that the run was trained on
+# Settings that may differ when a run is continued: where it is, and how it is watched.
 INCIDENTAL = ("output_dir", "force", "data_dir", "enable_model_summary", "log_every_n_steps")
+
+_TAGS = {
+    "train_acc": "accuracy/training",
+    "val_acc": "accuracy/validation",
+    "test_acc": "accuracy/test",
+    "train_loss": "loss/training",
+    "val_loss": "loss/validation",
+    "test_loss": "loss/test",
+    "epoch_time": "time/seconds_per_epoch",
+}
+
+
+def tag(metric: str) -> str:
+    """The tag of a metric, whose first part TensorBoard groups by.
+
+    >>> tag("val_acc"), tag("topology/explored/all"), tag("topology/explored/network.linear1")
+    ('accuracy/validation', 'topology/explored', 'topology.network.linear1/explored')
+    """
+    if not metric.startswith("topology/"):
+        return _TAGS.get(metric, metric)
+    _, what, layer = metric.split("/", 2)
+    return f"topology/{what}" if layer == "all" else f"topology.{layer}/{what}"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be made, whichever process makes it.
+    """A run to train, in whichever process.
 
     Attributes:
         config: Its resolved configuration, as YAML.
         folder: Its folder.
         swept: The settings that differ between the runs of its multirun, by their last names.
-        alone: Whether it is no part of a multirun.
+        alone: Whether it is started without a multirun.
     """
 
     config: str
     folder: Path
-    swept: frozenset[str]
-    alone: bool
+    swept: frozenset[str] = frozenset()
+    alone: bool = False
 
 
 def write(path: Path, content: str | bytes, keep: Path | None = None) -> None:
-    """Write a file at once: a reader, or a process killed meanwhile, never sees half of it.
+    """Write a file atomically: a reader, or a process killed meanwhile, never leaves half of it.
 
     Args:
         path: The file.
@@ -48,23 +76,41 @@ def write(path: Path, content: str | bytes, keep: Path | None = None) -> None:
         keep: Where to keep the file that it replaces.
 
     Raises:
-        OSError: There is no room, or no permission; the file is as it was.
+        OSError: The disk is full or not writable; the file is unchanged.
     """
-    part = path.with_name(f"{path.name}.part")
+    temporary = path.with_name(f"{path.name}.part")
     try:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # a new file: a link in its place is not followed
+            file.write(content.encode() if isinstance(content, str) else content)
         if keep and path.exists():
             os.replace(path, keep)
-        os.replace(part, path)
+        os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say
+        error.filename = error.filename or str(path)  # a full disk does not name the file
         with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)  # a full disk has no room for it
+            temporary.unlink(missing_ok=True)
         raise
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's configuration. Aliases, with which a few bytes can stand for gigabytes, are refused.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("YAML aliases")
+        config = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(text)))
+        return {str(key): value for key, value in config.items()}
+    except Exception as error:  # YAML, the file system and damaged content each raise their own
+        raise ValueError(f"Expected {path} to be a configuration, got a damaged file") from error
+
+
 def read_metrics(folder: Path) -> list[dict[str, str]]:
-    """The rows of a run's metrics, one an epoch; none if it has not written any."""
+    """The rows of a run's metrics, one per epoch; none if it has not written any."""
     path = folder / METRICS
     if not path.exists():
         return []
@@ -72,29 +118,137 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def result_from(accuracy: Mapping[int, float], **facts: Any) -> dict[str, Any]:
-    """What `result.json` says, the sign of a finished run: what the validation accuracy of its epochs came to.
+def epochs_of(folder: Path) -> int:
+    """The number of epochs that a run has trained."""
+    try:
+        return max((folder / METRICS).read_bytes().count(b"\n") - 1, 0)
+    except OSError:
+        return 0
+
+
+class MetricsCSV:
+    """Writes `metrics.csv`, one row per epoch, complete after every write; a continued run continues the file.
 
     Args:
-        accuracy: Validation accuracy, a share, by epoch, in their order; at least one.
+        folder: The run's folder.
+
+    Raises:
+        ValueError: The file of the run to continue is damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            self.rows = {int(row["epoch"]): row for row in read_metrics(self.folder)}
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise ValueError(
+                f"Expected {self.folder / METRICS} to have one row per epoch, got a damaged file; force=true trains "
+                "the run from the start"
+            ) from error
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add metrics to the row of their `epoch`; rows of later epochs are removed."""
+        epoch = int(metrics["epoch"])
+        self.rows = {number: row for number, row in self.rows.items() if number <= epoch}
+        words = {name: f"{value:.7g}" for name, value in metrics.items()}  # the precision of a 32-bit float
+        self.rows[epoch] = self.rows.get(epoch, {}) | words | {"epoch": str(epoch)}
+        found = dict.fromkeys(key for row in self.rows.values() for key in row)
+        columns = sorted(found, key=lambda name: (name != "epoch", "/" in name))
+        lines = [columns] + [[row.get(column, "") for column in columns] for row in self.rows.values()]
+        write(self.folder / METRICS, "".join(",".join(line) + "\n" for line in lines))
+
+
+def read_degrees(folder: Path) -> dict[str, np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]]:
+    """The connections of every unit over a run's epochs, ``{"<layer>/in": (epochs, units)}``; empty without a record.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    path = folder / DEGREES
+    if not path.exists():
+        return {}
+    try:
+        with path.open("rb") as file, np.load(file) as saved:
+            return {name: saved[name] for name in saved.files}
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own
+        raise ValueError(f"Expected {path.name} to hold NumPy arrays, got a damaged file") from error
+
+
+def result_from(
+    values: Mapping[int, float], metric: str = "val_acc", mode: str = "max", **facts: Any
+) -> dict[str, Any]:
+    """The content of `result.json`, which marks a finished run: the best and the last value of its metric.
+
+    Args:
+        values: The metric by epoch, in order; at least one.
+        metric: Its name.
+        mode: Whether ``"max"`` or ``"min"`` is best.
         facts: What else to note.
     """
-    best = max(accuracy, key=lambda epoch: accuracy[epoch])
+    numbers = {epoch: value for epoch, value in values.items() if not math.isnan(value)} or dict(values)
+    best = (max if mode == "max" else min)(numbers, key=lambda epoch: numbers[epoch])
     return {
-        "epochs": len(accuracy),
-        "val_acc_max": accuracy[best],
-        "val_acc_max_epoch": best,
-        "val_acc_last": list(accuracy.values())[-1],
+        "epochs": len(values),
+        f"{metric}_{mode}": numbers[best],
+        f"{metric}_{mode}_epoch": best,
+        f"{metric}_last": list(values.values())[-1],
         **facts,
     }
 
 
+def result_of(folder: Path) -> dict[str, Any]:
+    """The result of a finished run; empty if there is none, or none that can be used."""
+    try:
+        found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    known = isinstance(found, dict) and isinstance(found.get("epochs"), int)
+    return found if known and all(_best_keys(found)) else {}
+
+
+def summary_of(result: Mapping[str, Any], epochs: int | None = None) -> str:
+    """A result in words; its epochs are counted from 1.
+
+    >>> summary_of({"epochs": 3, "val_acc_max": 0.97, "val_acc_max_epoch": 1, "val_acc_last": 0.96})
+    'best val_acc 0.9700 (epoch 2 of 3), last 0.9600'
+    """
+    metric, mode = _best_keys(result)
+    best, last, epoch = result[f"{metric}_{mode}"], result[f"{metric}_last"], result[f"{metric}_{mode}_epoch"] + 1
+    diverged = f"; diverged: {result['diverged']}" if result.get("diverged") else ""
+    return f"best {metric} {best:.4f} (epoch {epoch} of {result['epochs']}), last {last:.4f}{diverged}"
+
+
+def _best_keys(result: Mapping[str, Any]) -> tuple[str, str]:
+    """The metric and the mode of a result; empty if it is not one."""
+    for key in result:
+        metric, _, mode = key.rpartition("_")
+        numbers = (result.get(name) for name in (key, f"{key}_epoch", f"{metric}_last"))
+        if mode in ("max", "min") and all(isinstance(each, int | float) for each in numbers):
+            return metric, mode
+    return "", ""
+
+
+def divergence(rows: Iterable[Mapping[str, str]], metric: str) -> str:
+    """Where a loss or the metric stops being a number, in words; empty if it never does.
+
+    >>> divergence([{"epoch": "0", "val_loss": "0.3"}, {"epoch": "1", "val_loss": "nan"}], "val_acc")
+    'val_loss is nan in epoch 2'
+    """
+    for row in rows:
+        for name, cell in row.items():
+            if (name == metric or "loss" in name) and cell and not math.isfinite(float(cell)):
+                return f"{name} is {cell} in epoch {int(row['epoch']) + 1}"
+    return ""
+
+
 def sentence(error: BaseException) -> str:
-    """What went wrong, in a sentence or two instead of a traceback."""
+    """An error in one or two sentences, without a traceback."""
     while type(error).__name__ == "InstantiationException" and error.__cause__:
-        error = error.__cause__  # Hydra wraps what a constructor raises
+        error = error.__cause__  # Hydra wraps the errors of constructors
     if isinstance(error, OSError) and error.errno:
         return f"Expected to be able to use {error.filename or 'the disk'}, got: {error.strerror}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = " ".join(lines[:2])
-    return said if said and isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {said}"
+    words = " ".join(lines[:2])
+    return (
+        words if words and isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {words}".rstrip(": ")
+    )

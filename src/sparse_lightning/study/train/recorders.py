@@ -1,6 +1,8 @@
-"""What writes a run's record while it trains: Lightning's logger, callbacks and checkpoints."""
+"""The callbacks that write a run's record while it trains, and show its progress."""
 
 import io
+import shutil
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,160 +10,178 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from tqdm import tqdm
 
-from sparse_lightning.study.train.record import CHECKPOINTS, CONFIG, METRICS, PREVIOUS, RESULT, read_metrics, write
-
-
-class MetricsCSV(Logger):
-    """Logs to `metrics.csv`, one row an epoch, whole after every write; a continued run continues the file.
-
-    Metrics logged more often than once an epoch show their last value.
-
-    Args:
-        folder: The run's folder.
-
-    Raises:
-        ValueError: The file of the run to continue is damaged.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__()
-        self.folder = Path(folder)
-        try:
-            self._rows = {int(row["epoch"]): row for row in read_metrics(self.folder)}
-        except (KeyError, TypeError, ValueError) as error:
-            path = self.folder / METRICS
-            raise ValueError(
-                f"Expected {path} to have a row an epoch, got a damaged file; force=true trains the run anew"
-            ) from error
-
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        return self.folder.name
-
-    @property
-    def version(self) -> str:
-        """None of its own."""
-        return ""
-
-    @property
-    def log_dir(self) -> str:
-        """The run's folder."""
-        return str(self.folder)
-
-    @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: they are in `config.yaml`."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Take metrics into their epoch's row; rows of later epochs, of a run continued from before them, go."""
-        epoch = int(metrics["epoch"])
-        self._rows = {number: row for number, row in self._rows.items() if number <= epoch}
-        said = {name: f"{value:.7g}" for name, value in metrics.items()}  # what a 32-bit float holds
-        self._rows[epoch] = self._rows.get(epoch, {}) | said | {"epoch": str(epoch)}
-        found = dict.fromkeys(key for row in self._rows.values() for key in row)
-        columns = sorted(found, key=lambda name: (name != "epoch", "/" in name))
-        lines = [columns] + [[row.get(column, "") for column in columns] for row in self._rows.values()]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write(self.folder / METRICS, "".join(",".join(line) + "\n" for line in lines))
-
-
-class Record(Callback):
-    """Writes the configuration when training begins, logs `epoch_time`, and keeps PyTorch's random state.
-
-    An earlier outcome is let go of only when training begins, so that a continuation that is refused leaves a finished
-    run's record as it was. `epoch_time` is the seconds of an epoch with its validation. The random state goes into the
-    checkpoint, so that dropout continues as if never interrupted.
-
-    Args:
-        folder: The run's folder.
-        config: The resolved configuration, as YAML.
-    """
-
-    def __init__(self, folder: Path, config: str) -> None:
-        self.folder, self.config = folder, config
-        self._random_state: torch.Tensor | None = None
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write, let go, take up the random state, and begin to count the time."""
-        if trainer.is_global_zero:
-            write(self.folder / CONFIG, self.config)
-            (self.folder / RESULT).unlink(missing_ok=True)
-        if self._random_state is not None:  # now, past all that draws random numbers to set up
-            torch.set_rng_state(self._random_state)
-            self._random_state = None
-        self._started = time.perf_counter()  # also where a run continues in the middle of an epoch
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the time, and begin again."""
-        now = time.perf_counter()
-        pl_module.log("epoch_time", now - self._started, sync_dist=trainer.world_size > 1, batch_size=1)
-        self._started = now
-
-    def state_dict(self) -> dict[str, Any]:
-        """PyTorch's random state now."""
-        return {"random_state": torch.get_rng_state()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the random state until training begins."""
-        self._random_state = state_dict["random_state"]
+from sparse_lightning.study.train.connections import Connections
+from sparse_lightning.study.train.record import BEST, CHECKPOINTS, CONFIG, LAST, PREVIOUS, RESULT, MetricsCSV, write
+from sparse_lightning.study.train.resume import SETTINGS
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes each checkpoint at once, and keeps the one before as ``<name>.previous``, in case the newer is damaged."""
+    """Writes each checkpoint atomically, and keeps the one before as ``<name>.previous``, in case the newer breaks."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint.
 
         Raises:
-            OSError: There is no room, or no permission; the one before is as it was.
+            OSError: The disk is full or not writable; the one before is unchanged.
         """
         path = Path(path)
+        previous = path.with_name(path.name + PREVIOUS)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # To memory first: of an error in writing, PyTorch says nothing but that there was one.
-        content = io.BytesIO()
+        for directory in (path, previous):
+            if directory.is_dir():  # reported as damaged when the run was continued
+                shutil.rmtree(directory)
+        content = io.BytesIO()  # to memory first: PyTorch does not name the reason of an error in writing
         torch.save(checkpoint, content)
-        write(path, content.getvalue(), keep=path.with_name(path.name + PREVIOUS))
+        write(path, content.getvalue(), keep=previous)
 
 
-class Checkpoint(ModelCheckpoint):
-    """Lightning's own for the ends of epochs, whose metrics are in `metrics.csv` before a checkpoint is written."""
+class Recorder(Checkpoint):
+    """Writes the configuration, the metrics of each epoch, and the last and the best checkpoint.
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the state over, wherever the run's folder was then: Lightning forgets the best one when it has moved."""
-        there, here = str(state_dict["dirpath"]), str(self.dirpath)
+    As a Checkpoint it is called last at an epoch's end, when all metrics of the epoch are known. An earlier result is
+    removed only when training begins, so that a continuation that is refused leaves a finished run as it was. Logs
+    `epoch_time`, the seconds of an epoch with its validation. PyTorch's random state is in its state, so that dropout
+    continues as if never interrupted, and the settings of the run are in the checkpoint, which says whose it is.
 
-        def moved(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return {moved(key): moved(each) for key, each in value.items()}
-            return here + value.removeprefix(there) if isinstance(value, str) and value.startswith(there) else value
+    Args:
+        folder: The run's folder.
+        config: The resolved configuration, as YAML.
+        settings: The settings that decide the run, by dotted name.
+        metric: The metric by which a checkpoint is best.
+        mode: Whether ``"max"`` or ``"min"`` is best.
+        connections: Whose metrics are recorded too.
 
-        super().load_state_dict(moved(state_dict))
+    Raises:
+        ValueError: `metrics.csv` is damaged, or, after an epoch, the metric is not logged.
+    """
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing is saved after a batch, so nothing is looked at."""
+    def __init__(
+        self,
+        folder: Path,
+        config: str = "",
+        settings: Mapping[str, Any] | None = None,
+        *,
+        metric: str = "val_acc",
+        mode: str = "max",
+        connections: Connections | None = None,
+    ) -> None:
+        self.folder, self.config, self.settings = folder, config, dict(settings or {})
+        self.metric, self.mode, self.connections = metric, mode, connections
+        self.table = MetricsCSV(folder)
+        self._best: float | None = None
+        self._random_state: torch.Tensor | None = None
+        self._before: dict[str, Any] = {}
+        self._validated = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the configuration, remove an earlier result, restore the random state, and start the clock."""
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write(self.folder / CONFIG, self.config)
+            (self.folder / RESULT).unlink(missing_ok=True)
+        if self._random_state is not None:  # now, after the setup, which draws random numbers
+            torch.set_rng_state(self._random_state)
+            self._random_state = None
+        self._started = time.perf_counter()  # also where a run continues in the middle of an epoch
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the metrics of earlier epochs, which Lightning keeps."""
+        self._before = dict(trainer.callback_metrics)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember that the metrics of a validation are known."""
+        self._validated |= not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what Lightning would log only after this, and save."""
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        """Write the metrics, then the checkpoints."""
+        now, epoch = time.perf_counter(), trainer.current_epoch
+        new = {k: v for k, v in trainer.callback_metrics.items() if v is not self._before.get(k)}
+        metrics = {name: float(value) for name, value in new.items()} | {"epoch_time": now - self._started}
+        self._started = now
         for logger in trainer.loggers:
-            if isinstance(logger, MetricsCSV):
-                logger.log_metrics(metrics | {"epoch": trainer.current_epoch})
-        super().on_train_epoch_end(trainer, pl_module)
+            logger.log_metrics({"epoch_time": metrics["epoch_time"], "epoch": epoch}, step=trainer.global_step)
+        if trainer.is_global_zero:
+            self.table.log_metrics(metrics | (self.connections.latest if self.connections else {}) | {"epoch": epoch})
+        value = metrics.get(self.metric)
+        if value is None and self._best is None and self._validated:
+            known = ", ".join(sorted(metrics.keys() - {"epoch_time"}))
+            raise ValueError(f"Expected report.metric to be logged each epoch ({known} are), got {self.metric!r}")
+        sign = 1 if self.mode == "max" else -1
+        if value is not None and trainer.strategy.broadcast(self._best is None or sign * value > sign * self._best):
+            self._best = value if value == value else None  # any number is better than NaN
+            trainer.save_checkpoint(self.folder / CHECKPOINTS / BEST)
+        trainer.save_checkpoint(self.folder / CHECKPOINTS / LAST)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Say whose checkpoint it is."""
+        checkpoint[SETTINGS] = self.settings
+
+    def state_dict(self) -> dict[str, Any]:
+        """PyTorch's random state and the best value so far."""
+        return {"random_state": torch.get_rng_state(), "best": self._best, "by": [self.metric, self.mode]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the random state until training begins."""
+        self._random_state = state_dict["random_state"]
+        self._best = state_dict["best"] if state_dict["by"] == [self.metric, self.mode] else None
 
 
-def recorders(folder: Path, config: str) -> list[Callback]:
-    """The callbacks that write a run's record: configuration, times, random state, last and best checkpoint."""
-    where = folder / CHECKPOINTS
-    return [
-        Record(folder, config),
-        Checkpoint(where, filename="best", monitor="val_acc", mode="max", enable_version_counter=False),
-        # One that monitors nothing: with a monitor, Lightning updates the last only when it has a new best.
-        Checkpoint(where, filename="last", enable_version_counter=False),
-    ]
+class Progress(Checkpoint):
+    """Shows the progress of a single run: a bar on a terminal, or else one line per epoch.
+
+    Args:
+        metric: The metric that the bar shows.
+        bar: Whether to show the bar.
+    """
+
+    def __init__(self, metric: str, bar: bool) -> None:
+        self.metric, self._shows_bar = metric, bar
+        self._bar: tqdm | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the bar."""
+        if self._shows_bar and trainer.is_global_zero:
+            width = min(shutil.get_terminal_size().columns, 80)
+            shape = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+            batches, epochs = trainer.num_training_batches, trainer.max_epochs or -1
+            total = batches * epochs if epochs > 0 and batches != float("inf") else None
+            done = trainer.current_epoch * int(batches) if total else 0
+            self._bar = tqdm(total=total, initial=done, ncols=width, bar_format=shape, file=sys.stderr, leave=False)
+            self._describe(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the epochs."""
+        self._describe(trainer)
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Count the batches."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the metrics of the epoch."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if self._bar is not None:
+            if self.metric in metrics:
+                self._bar.set_postfix_str(f"{self.metric} {metrics[self.metric]:.4f}", refresh=False)
+        elif trainer.is_global_zero:
+            names = dict.fromkeys(("train_loss", "train_acc", "val_loss", "val_acc", self.metric))
+            values = "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
+            print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}:  {values}", flush=True)
+
+    def on_train_end(self, *args: Any) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def on_exception(self, *args: Any) -> None:
+        """Remove the bar."""
+        self.on_train_end()
+
+    def _describe(self, trainer: Trainer) -> None:
+        if self._bar is not None:
+            self._bar.set_description_str(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}", refresh=False)

@@ -1,7 +1,6 @@
-"""What is left to do of a run, by what its folder holds: all of it, the rest, or nothing."""
+"""What is left to do of a run, as its folder shows: everything, the rest, or nothing."""
 
 import contextlib
-import json
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
 
 from sparse_lightning.study.train.record import (
     CHECKPOINTS,
@@ -22,40 +20,44 @@ from sparse_lightning.study.train.record import (
     METRICS,
     PREVIOUS,
     RESULT,
+    read_config,
 )
 
 LOCK = ".lock"
-PATIENCE = 3.0  # seconds: more than a process that was killed needs to let go
+PATIENCE = 3.0  # seconds: more than a killed process needs to release its lock
+SETTINGS = "settings"  # in a checkpoint: the settings of its run
+_KEYS = {"epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", SETTINGS}
+_INSTEAD = "Choose another output_dir, or force=true to train it from the start"
 
 
-class BusyError(OSError):
+class RunLockedError(OSError):
     """Another process is training this run."""
 
 
 class OtherRunError(ValueError):
-    """The folder holds a run of other settings or data, which is not to be touched."""
+    """The folder holds a run of other settings or data, which must stay as it is."""
 
 
 @contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Have a run for oneself meanwhile; the operating system lets go of it when the process ends, however it does.
+def locked(folder: Path) -> Iterator[None]:
+    """Lock a run; the operating system releases the lock when the process ends, however it ends.
 
     Raises:
-        BusyError: Another process has it, here or on another machine that shares the folder.
+        RunLockedError: Another process holds it, here or on another machine that shares the folder.
     """
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=PATIENCE)
     except Timeout:
-        raise BusyError(f"Expected to be alone with {folder}, got another process that is training it") from None
+        raise RunLockedError(f"Expected to be alone with {folder}, got another process that is training it") from None
     try:
         yield
     finally:
         lock.release()
 
 
-def is_claimed(folder: Path) -> bool:
-    """Whether some process has a run for itself."""
+def is_locked(folder: Path) -> bool:
+    """Whether some process has locked a run."""
     if not (folder / LOCK).exists():
         return False
     try:
@@ -65,80 +67,99 @@ def is_claimed(folder: Path) -> bool:
         return True
 
 
-def refuse_other(folder: Path, config: DictConfig) -> None:
-    """See that a folder holds no run, or one of these settings and data.
+def settings_of(config: Any) -> dict[str, Any]:
+    """The settings that decide a run, by dotted name.
+
+    >>> settings_of({"seed": 1, "force": True, "model": {"density": 0.1}, "logger": {"csv": {}}})
+    {'seed': 1, 'model.density': 0.1}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items() if isinstance(config, Mapping) else ():
+        nested = isinstance(value, Mapping) and value
+        flat |= {f"{key}.{name}": each for name, each in value.items()} if nested else {key: value}
+    return {
+        name: value
+        for name, value in flat.items()
+        if name.partition(".")[0] not in ("logger", "report") and name.rpartition(".")[2] not in INCIDENTAL
+    }
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The settings in which two runs differ, in words; empty if they do not.
+
+    The data counts only where both runs name it.
+
+    >>> differences({"seed": 0, "model.density": 0.1}, {"seed": 0, "model.density": 0.2})
+    'model.density=0.1, not 0.2'
+    """
+    names = [name for name in {**there, **here} if there.get(name, "none") != here.get(name, "none")]
+    compared = [name for name in names if name != DATA or (DATA in there and DATA in here)]
+    return ", ".join(f"{name}={there.get(name, 'none')}, not {here.get(name, 'none')}" for name in compared)
+
+
+def refuse_other(folder: Path, config: Mapping[str, Any], there: Mapping[str, Any] | None = None) -> None:
+    """Check that a folder holds no run, or one of these settings and data.
+
+    Args:
+        folder: The run's folder.
+        config: The resolved configuration of the run to train.
+        there: The settings of the run in the folder, where its `config.yaml` is missing.
 
     Raises:
         OtherRunError: It holds another; the differences are named.
     """
     path = folder / CONFIG
-    if not path.exists() or not any((folder / name).exists() for name in (METRICS, RESULT, CHECKPOINTS)):
-        return  # nothing was trained there
-    here = _settings(OmegaConf.to_container(config, resolve=True))
-    try:
-        there = _settings(OmegaConf.to_container(OmegaConf.load(path), resolve=True))
-    except Exception as error:  # OmegaConf, YAML and the file system each raise their own
-        raise OtherRunError(f"Expected {path} to be a configuration, got a damaged file. {_INSTEAD}") from error
-    for one, other in ((here, there), (there, here)):
-        if DATA not in one:  # they have not been looked at
-            other.pop(DATA, None)
-    names = [name for name in {**there, **here} if there.get(name, _NONE) != here.get(name, _NONE)]
-    if names:
-        said = ", ".join(f"{name}={there.get(name, _NONE)}, not {here.get(name, _NONE)}" for name in names)
-        raise OtherRunError(f"Expected the same run in {folder}, got one with {said}. {_INSTEAD}")
+    if path.exists():
+        if not any((folder / name).exists() for name in (METRICS, RESULT, CHECKPOINTS)):
+            return  # nothing was trained there
+        try:
+            there = settings_of(read_config(path))
+        except ValueError as error:
+            raise OtherRunError(f"{error}. {_INSTEAD}") from error
+    if there and (found := differences(there, settings_of(config))):
+        raise OtherRunError(f"Expected the same run in {folder}, got one with {found}. {_INSTEAD}")
 
 
-def result_of(folder: Path) -> dict[str, Any]:
-    """The result of a finished run; empty if there is none that can be read."""
-    try:
-        found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and "val_acc_last" in found else {}
+def last_checkpoint(
+    folder: Path, settings: Mapping[str, Any] | None = None
+) -> tuple[Path | None, dict[str, Any], list[str]]:
+    """The newest checkpoint of a run that can be used.
 
-
-def last_checkpoint(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
-    """The newest checkpoint of a run that can be read, what it holds, and what is wrong with newer ones.
+    Args:
+        folder: The run's folder.
+        settings: The settings that it must have been trained with; None accepts any.
 
     Returns:
-        Its path, None where there is none, its content, and a sentence for each that is damaged.
+        Its path, None where there is none, its content, and a sentence for each newer one that cannot be used.
     """
     import torch  # slow, and nothing else here needs it
 
-    said: list[str] = []
+    refused: list[str] = []
     for path in (folder / CHECKPOINTS / LAST, folder / CHECKPOINTS / (LAST + PREVIOUS)):
         if path.exists():
             try:
-                with zipfile.ZipFile(path) as packed:  # PyTorch does not look at the checksums that it wrote
+                if path.is_dir():
+                    raise ValueError("it is a directory")
+                with zipfile.ZipFile(path) as packed:  # PyTorch does not compare the checksums that it wrote
                     if damaged := packed.testzip():
-                        raise ValueError(f"the checksum of {damaged} is another")
-                return path, torch.load(path, weights_only=True, map_location="cpu"), said
+                        raise ValueError(f"the checksum of {damaged} differs")
+                content = torch.load(path, weights_only=True, map_location="cpu")
+                if missing := _KEYS - set(content):
+                    raise ValueError(f"{', '.join(sorted(missing))} missing")
+                if settings is not None and (found := differences(content[SETTINGS], settings)):
+                    refused.append(f"Expected {path} to be of this run, got one with {found}")
+                    continue
+                return path, content, refused
             except Exception as error:  # zipfile, pickle and PyTorch each raise their own
                 reason = str(error).strip().partition("\n")[0][:100]
-                said.append(f"Expected {path} to be a checkpoint, got a damaged file ({reason})")
-    return None, {}, said
+                refused.append(f"Expected {path} to be a checkpoint, got a damaged file ({reason})")
+    return None, {}, refused
 
 
 def clear(folder: Path) -> None:
-    """Remove what a run has left in its folder, and nothing else; its configuration last, which tells whose it is."""
+    """Remove the record of a run and nothing else; its configuration last, which names its settings."""
     (folder / RESULT).unlink(missing_ok=True)
     if (folder / CHECKPOINTS).exists():
         shutil.rmtree(folder / CHECKPOINTS)
     for path in (*folder.glob("events.out.tfevents.*"), *(folder / name for name in (METRICS, ERROR, DEGREES, CONFIG))):
         path.unlink(missing_ok=True)
-
-
-_NONE = "none"
-_INSTEAD = "Say another output_dir, or force=true to train it anew"
-
-
-def _settings(config: Any) -> dict[str, Any]:
-    """What decides a run, by dotted name."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items() if isinstance(config, Mapping) else ():
-        flat |= {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, Mapping) else {key: value}
-    return {
-        name: value
-        for name, value in flat.items()
-        if not name.startswith("logger.") and name.rpartition(".")[2] not in INCIDENTAL
-    }

@@ -1,72 +1,137 @@
-"""One run as Hydra starts it: from a configuration to a folder, in a process of its own where there are several."""
+"""One run: from a configuration to a folder with a result, or with the reason why there is none."""
 
+import os
 import sys
 import traceback
+from collections.abc import Iterable
 from contextlib import nullcontext
+from numbers import Integral
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from sparse_lightning.study.sweep.process import in_own_process
-from sparse_lightning.study.sweep.sweep import StudyProgress
-from sparse_lightning.study.train.record import ERROR, RESULT, Job, sentence, write
-from sparse_lightning.study.train.resume import BusyError, OtherRunError, claimed, is_claimed
+from sparse_lightning.study.train.record import ERROR, Job, result_of, sentence, write
+from sparse_lightning.study.train.resume import OtherRunError, RunLockedError, locked
+
+GROUPS = ("model", "data", "sparsity", "callbacks", "trainer", "logger", "report")
+KEYS = (*GROUPS, "seed", "threads", "output_dir", "force", "ckpt_path")
+_REPLACED = {"density": "density", "prune_fraction": "prune_fraction", "hebbian_grow": "growth"}  # by sparsity's
 
 
-def run(cfg: DictConfig) -> float:
-    """Train one run into Hydra's output folder and return its last validation accuracy, the objective of a search.
+def job_of(cfg: DictConfig) -> Job:
+    """The job of a Hydra run.
 
-    A run that is there already, finished, is not trained again, and one that was interrupted continues. One that fails
-    leaves its traceback in its folder. Alone it ends the process with a sentence on what went wrong; in a multirun,
-    where each run has a process of its own, it returns 0, the least of accuracies, and the others go on.
+    Raises:
+        ValueError: The configuration cannot be used.
     """
     hydra = HydraConfig.get()
-    folder, alone = Path(hydra.runtime.output_dir), hydra.mode == RunMode.RUN
-    job = Job(OmegaConf.to_yaml(cfg, resolve=True), folder, _swept(), alone)
-    if alone:
-        return attempt(job)
+    alone = hydra.mode == RunMode.RUN
+    launcher = hydra.runtime.choices.get("hydra/launcher")
+    if alone and launcher != "processes":
+        raise ValueError(f"Expected -m with hydra/launcher={launcher}: a single run is trained by this process")
+    prepare(cfg, hydra.overrides.task)
+    given = {override.lstrip("+~").partition("=")[0] for override in hydra.overrides.task}
+    keys = given - set(hydra.job.config.override_dirname.exclude_keys)
+    swept = frozenset(key.rpartition(".")[2] for key in keys)
+    return Job(OmegaConf.to_yaml(cfg, resolve=True), Path(hydra.runtime.output_dir), swept, alone)
+
+
+def prepare(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
+    """Check what can be checked of a configuration before PyTorch is imported, and let a sparsity replace the model's.
+
+    Args:
+        cfg: The configuration; changed in place.
+        overrides: What was given on the command line.
+
+    Raises:
+        ValueError: The configuration cannot be used.
+    """
+    for key in cfg:
+        _expect(key in KEYS, f"a key of the configuration ({', '.join(KEYS)})", str(key))
+    for name, group in (("callbacks", "callbacks"), ("logger", "logger"), ("plugins", "callbacks")):
+        _expect(name not in cfg.trainer, f"{name} in the group {group}, not in trainer", f"trainer.{name}")
+    epochs = cfg.trainer.get("max_epochs")
+    valid = epochs is None or _is_integer(epochs, 1) or (epochs == -1 and "max_steps" in cfg.trainer)
+    _expect(valid, "trainer.max_epochs to be an integer from 1", epochs)
+    _expect(_is_integer(cfg.seed, 0) and cfg.seed < 2**32, "seed to be an integer from 0", cfg.seed)
+    _expect(_is_integer(cfg.threads, 1), "threads to be an integer from 1", cfg.threads)
+    _expect(cfg.report.mode in ("max", "min"), "report.mode to be max or min", cfg.report.mode)
+    _expect(isinstance(cfg.report.metric, str), "report.metric to be the name of a metric", cfg.report.metric)
+    if cfg.sparsity.get("_target_"):
+        for key in (override.lstrip("+").partition("=")[0] for override in overrides):
+            group, _, name = key.partition(".")
+            if group == "model" and name in _REPLACED:
+                raise ValueError(f"Expected sparsity.{_REPLACED[name]} instead of {key}, which a sparsity replaces")
+        if "hebbian_grow" in cfg.model:  # the model's own sparsity, which is dense from now on
+            with open_dict(cfg):
+                cfg.model.update(density=1.0, hebbian_grow=None)
+
+
+def is_first() -> bool:
+    """Whether this is the first process of a distributed run, or the only one."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def attempt(job: Job) -> None:
+    """Do what is left to do of a run, and record a failure.
+
+    A finished run is not trained again, and an interrupted one continues. A run that fails leaves its traceback in its
+    folder. Alone, it also ends the process with a sentence on what is wrong.
+    """
+    if job.alone and is_first():
+        _announce(job)
+    from sparse_lightning.study.train.training import train  # slow
+
+    failed = ""
     try:
-        return in_own_process(attempt, job, "sparse_lightning.study.train.training", StudyProgress.watch is None)
-    except OSError as error:  # it was killed, or could not be begun
-        if not (folder / RESULT).exists() and not is_claimed(folder):  # by another process, which has begun with it
-            _note_failure(folder, sentence(error))
-        return 0.0
-
-
-def attempt(job: Job) -> float:
-    """Do what is left to do of a run, and note a failure; see :func:`run`."""
-    from sparse_lightning.study.train.training import is_first, train  # slow, and not for a process that only waits
-
-    try:
-        with claimed(job.folder) if is_first() else nullcontext():  # the others work for the first one
-            return train(job)
-    except (BusyError, OtherRunError) as error:
-        if job.alone:
-            sys.exit(f"Error: {sentence(error)}")
-        if isinstance(error, OtherRunError):
-            print(f"{job.folder.name}: {sentence(error)}", file=sys.stderr)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        with locked(job.folder) if is_first() else nullcontext():  # the others work for the first one
+            train(job)
+    except (RunLockedError, OtherRunError) as error:
+        failed = sentence(error)
+        if not job.alone and isinstance(error, OtherRunError):
+            print(f"{job.folder.name}: {failed}", file=sys.stderr)
     except Exception as error:
-        said = sentence(error)
-        noted = _note_failure(job.folder, said, traceback.format_exc())
-        if job.alone:
-            sys.exit(f"Error: {said}" + (f"\nThe traceback is in {job.folder / ERROR}" if noted else ""))
-    return 0.0
+        failed = sentence(error)
+        noted = note_failure(job.folder, failed, traceback.format_exc())
+        failed += f"\nThe traceback is in {job.folder / ERROR}" if noted else ""
+    if job.alone and failed:
+        sys.exit(f"Error: {failed}")
 
 
-def _note_failure(folder: Path, said: str, details: str = "") -> bool:
-    """Leave word of a failure in the run's folder, or where that cannot be written, on the screen."""
+def note_failure(folder: Path, reason: str, details: str = "") -> bool:
+    """Record a failure in the run's folder, or where that cannot be written, on the screen."""
     try:
-        write(folder / ERROR, f"{details}\n{said}\n".lstrip())
+        write(folder / ERROR, f"{details}\n{reason}\n".lstrip())
     except OSError:
-        print(f"{folder.name}: {said}", file=sys.stderr, flush=True)
+        print(f"{folder.name}: {reason}", file=sys.stderr, flush=True)
         return False
     return True
 
 
-def _swept() -> frozenset[str]:
-    """The settings that differ between the runs of this multirun, by their last names."""
-    hydra = HydraConfig.get()
-    said = {override.lstrip("+~").partition("=")[0] for override in hydra.overrides.task}
-    return frozenset(key.rpartition(".")[2] for key in said - set(hydra.job.config.override_dirname.exclude_keys))
+def objective(folder: Path, metric: str, mode: str) -> float:
+    """The last value of a run's metric, for a search; the worst there is if the run has no result."""
+    worst = float("-inf") if mode == "max" else float("inf")
+    value = result_of(folder).get(f"{metric}_last", worst)
+    return float(value) if value == value else worst
+
+
+def _announce(job: Job) -> None:
+    cfg = cast(DictConfig, OmegaConf.create(job.config))
+    names = [str(cfg[group].get("_target_")).rpartition(".")[2] for group in ("model", "data")]
+    sparsity = cfg.sparsity.get("_target_")
+    names[0] += f" with {sparsity.rpartition('.')[2]}" if sparsity else ""
+    epochs = cfg.trainer.get("max_epochs")
+    print(f"{names[0]} on {names[1]}, seed {cfg.seed}, {epochs} epochs, in {job.folder}", flush=True)
+
+
+def _is_integer(value: Any, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def _expect(holds: bool, what: str, got: Any) -> None:
+    if not holds:
+        raise ValueError(f"Expected {what}, got {got!r}")

@@ -1,49 +1,18 @@
-"""What TensorBoard shows of a study: grouped scalars, hyperparameters, pictures of the topology, the arms' margins."""
+"""The TensorBoard events of a run: grouped scalars, hyperparameters, pictures of the topology."""
 
-import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from PIL import Image
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import custom_scalars, hparams, scalar
+from torch.utils.tensorboard.summary import hparams
 
-from sparse_lightning.study.train.record import write
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-ARMS, EVENTS = "arms", "events.out.tfevents.report"
-_TAGS = {
-    "train_acc": "accuracy/training",
-    "val_acc": "accuracy/validation",
-    "test_acc": "accuracy/test",
-    "train_loss": "loss/training",
-    "val_loss": "loss/validation",
-    "test_loss": "loss/test",
-    "epoch_time": "time/seconds_an_epoch",
-}
-
-
-def tag(metric: str) -> str:
-    """The tag of a metric, whose first part TensorBoard groups by.
-
-    >>> tag("val_acc"), tag("topology/explored/all"), tag("topology/explored/network.linear1")
-    ('accuracy/validation', 'topology/explored', 'topology.network.linear1/explored')
-    """
-    if not metric.startswith("topology/"):
-        return _TAGS.get(metric, metric)
-    _, what, layer = metric.split("/", 2)
-    return f"topology/{what}" if layer == "all" else f"topology.{layer}/{what}"
+from sparse_lightning.study.train.record import tag
 
 
 class Board(TensorBoardLogger):
@@ -51,20 +20,11 @@ class Board(TensorBoardLogger):
 
     Args:
         folder: The run's folder.
+        purge_step: The epoch that a continued run trains first: events of this epoch and later ones are hidden.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__(save_dir=folder, name="", version="", default_hp_metric=False)
-
-    @rank_zero_only
-    def go_on(self, metrics: Mapping[str, str]) -> None:
-        """Go on after an epoch: what was logged of later ones no longer counts, and nothing of this one is missing.
-
-        Args:
-            metrics: The row of that epoch in `metrics.csv`.
-        """
-        self._kwargs["purge_step"] = int(metrics["epoch"]) + 1
-        self.log_metrics({name: float(value) for name, value in metrics.items() if value})
+    def __init__(self, folder: str | Path, purge_step: int | None = None) -> None:
+        super().__init__(save_dir=folder, name="", version="", default_hp_metric=False, purge_step=purge_step)
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -72,7 +32,7 @@ class Board(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Take metrics in; the step is their epoch, which runs of any batch size share."""
+        """Log metrics over their epoch, which runs of any batch size share."""
         found = {tag(name): value for name, value in metrics.items() if name != "epoch"}
         super().log_metrics(found, int(metrics["epoch"]) if "epoch" in metrics else step)
 
@@ -82,12 +42,11 @@ class Board(TensorBoardLogger):
 
         Args:
             settings: Hyperparameters, the same keys in every run. All but numbers are shown as words.
-            result: What the run came to, the same keys in every run.
+            result: The run's results, the same keys in every run.
             swept: The settings that differ between the runs of its study, which come first in the table.
         """
         metrics = {f"result/{name}": float(value) for name, value in result.items()}
         super().log_metrics(metrics, step=0)
-        writer = self.experiment._get_file_writer()
         words = {name: _word(value) for name, value in settings.items()}
         experiment, *session = hparams(words, metrics)  # type: ignore[no-untyped-call]
         data = experiment.value[0].metadata.plugin_data
@@ -96,50 +55,43 @@ class Board(TensorBoardLogger):
             setting.differs = setting.name in swept
         data.content = content.SerializeToString()
         for summary in (experiment, *session):
-            writer.add_summary(summary, 0)
+            self.experiment.file_writer.add_summary(summary, 0)
         self.experiment.close()
 
     @rank_zero_only
     def log_masks(self, masks: Mapping[str, Tensor], epoch: int) -> None:
-        """Show the topology: each layer's mask and degrees, and the pixels' map.
+        """Show the topology: each layer's mask and degrees, and the map of pixels.
 
-        The map shows how many connections each input of the first layer holds, where those make a square; black is
-        none, white is three times the mean or more.
+        The map shows how many connections each input of the first layer holds, where the inputs make a square; black
+        is none, white is three times the mean or more. Masks of kernels show their degrees alone.
 
         Args:
-            masks: The active connections by layer, boolean, (out, in).
+            masks: The active connections by layer, boolean, (out, in, ...).
             epoch: The epoch.
         """
         board: SummaryWriter = self.experiment
         for number, (layer, mask) in enumerate(masks.items()):
-            inputs = mask.sum(0, dtype=torch.int32).cpu()
-            if number == 0 and (picture := pixel_map(inputs)) is not None:
-                add_picture(board, "pixels/connections", picture, epoch)
-            add_picture(board, f"masks/{layer}", mask.cpu(), epoch)
+            matrix = mask.reshape(len(mask), -1, *mask.shape[2:])
+            inputs, outputs = matrix.transpose(0, 1).flatten(1).sum(1), matrix.flatten(1).sum(1)
+            if number == 0 and (picture := pixel_map(inputs.cpu())) is not None:
+                board.add_image("pixels/connections", picture, epoch, dataformats="HW")
+            if mask.ndim == 2:
+                board.add_image(f"masks/{layer}", 255 * mask.to(torch.uint8), epoch, dataformats="HW")
             board.add_histogram(f"connections_of_an_input_unit/{layer}", inputs, epoch)
-            board.add_histogram(f"connections_of_an_output_unit/{layer}", mask.sum(1, dtype=torch.int32), epoch)
+            board.add_histogram(f"connections_of_an_output_unit/{layer}", outputs, epoch)
 
     def save(self) -> None:
         """Nothing beside the events: hyperparameters are in `config.yaml`."""
 
 
-def add_picture(board: SummaryWriter, name: str, picture: Tensor, epoch: int) -> None:
-    """Add a picture in one colour, boolean or of bytes: the writer's own way takes three, and several times as long."""
-    content = io.BytesIO()
-    Image.fromarray(picture.numpy()).save(content, "PNG", compress_level=1)
-    height, width = picture.shape
-    image = Summary.Image(height=height, width=width, colorspace=1, encoded_image_string=content.getvalue())
-    board._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), epoch)  # type: ignore[no-untyped-call]
-
-
 def _word(value: Any) -> float | str:
     if isinstance(value, float | int) and not isinstance(value, bool):
         return float(value)
-    return {True: "true", False: "false", None: "null"}[value] if value in (True, False, None) else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def pixel_map(connections: Tensor, zoom: int = 8) -> Tensor | None:
-    """A grey picture of the connections of each input, 0 to 255, `zoom` dots a pixel; None if they make no square.
+    """A grey picture of the connections of each input, 0 to 255, `zoom` dots per pixel; None if they make no square.
 
     >>> pixel_map(torch.tensor([0, 1, 1, 2]), zoom=1)
     tensor([[  0,  85],
@@ -151,57 +103,3 @@ def pixel_map(connections: Tensor, zoom: int = 8) -> Tensor | None:
     grey = (connections.double() / (3 * connections.double().mean()).clamp(min=1e-9) * 255).clamp(max=255).round()
     square = grey.to(torch.uint8).view(side, side)
     return square.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
-
-
-def write_arms(folder: Path, curves: Mapping[str, "pd.DataFrame"], charts: Mapping[str, Sequence[str]]) -> list[Path]:
-    """Write each arm's mean and mean ± one standard deviation as a TensorBoard run, and the layout of their charts.
-
-    Args:
-        folder: The study's folder; the runs are in its folder `arms`.
-        curves: For each arm its runs' metrics, a row for each run and epoch, with a column `epoch`.
-        charts: Metrics to show, in categories by title.
-
-    Returns:
-        The files written.
-    """
-    metrics = [metric for group in charts.values() for metric in group]
-    written = []
-    for arm, rows in curves.items():
-        grouped = rows[["epoch", *(metric for metric in metrics if metric in rows)]].groupby("epoch")
-        mean, spread = grouped.mean(), grouped.std().fillna(0.0)
-        events = []
-        for metric in mean.columns:
-            bounds = (mean[metric], mean[metric] - spread[metric], mean[metric] + spread[metric])
-            for name, values in zip(_band(metric), bounds, strict=True):
-                known = values.notna()
-                steps = zip(values.index[known].astype(int), values[known].astype(float), strict=True)
-                events += [(int(step), scalar(name, value)) for step, value in steps]  # type: ignore[no-untyped-call]
-        path = folder / ARMS / arm.replace("/", "_") / EVENTS
-        written.append(_write_events(path, sorted(events, key=lambda event: event[0])))
-    margins = {
-        title: {_chart(metric): ["Margin", _band(metric)] for metric in group} for title, group in charts.items()
-    }
-    layout = custom_scalars(margins)  # type: ignore[no-untyped-call]
-    return [*written, _write_events(folder / ARMS / EVENTS, [(0, layout)])]
-
-
-def _band(metric: str) -> list[str]:
-    """The tags of a mean and of its lower and upper bound."""
-    name = tag(metric)
-    return [name, f"margins_of_arms/{name}/lower", f"margins_of_arms/{name}/upper"]
-
-
-def _chart(metric: str) -> str:
-    return tag(metric).replace("/", ", ").replace("_", " ")
-
-
-def _write_events(path: Path, summaries: Sequence[tuple[int, Summary]]) -> Path:
-    """An events file, the same bytes for the same summaries: its clock stands at the epochs."""
-    buffer = io.BytesIO()
-    writer = RecordWriter(buffer)
-    writer.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
-    for step, summary in summaries:
-        writer.write(Event(wall_time=float(step), step=step, summary=summary).SerializeToString())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, buffer.getvalue())
-    return path

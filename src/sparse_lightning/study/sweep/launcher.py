@@ -1,0 +1,167 @@
+"""Runs in processes of their own: whatever becomes of one of them, the sweep continues."""
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from sparse_lightning.study.train.record import Job, result_of, sentence
+from sparse_lightning.study.train.resume import is_locked
+from sparse_lightning.study.train.run import attempt, job_of, note_failure, objective
+
+# A fork server imports PyTorch and Lightning once, and each run forks off it in an instant, sharing that memory.
+# Elsewhere than on Linux forking is not safe once system libraries were loaded, and each process starts anew.
+_CONTEXT = (
+    multiprocessing.get_context("forkserver") if sys.platform == "linux" else multiprocessing.get_context("spawn")
+)
+
+
+def run(cfg: DictConfig) -> float:
+    """Train one run of Hydra's and return its last metric, the objective of a search.
+
+    A single run is trained by this process. A run of a multirun has a process of its own: a failure, or a crash, is
+    recorded in its folder, and the others continue.
+    """
+    job = job_of(cfg)
+    if job.alone:
+        attempt(job)
+    else:
+        process = start(job)
+        try:
+            finish(process, job)
+        finally:
+            process.kill()
+    return objective(job.folder, cfg.report.metric, cfg.report.mode)
+
+
+def start(job: Job, work: Callable[[Job], None] = attempt) -> BaseProcess:
+    """Start a run in a process that does not outlive this one."""
+    _CONTEXT.set_forkserver_preload(["sparse_lightning.study.train.training"])
+    process: BaseProcess = _CONTEXT.Process(target=_serve, args=(work, job))
+    with _interrupts_blocked():  # which the fork server and its processes inherit
+        process.start()
+    return process
+
+
+def finish(process: BaseProcess, job: Job) -> None:
+    """Wait for the end of a run, and record a crash, unless another process trains the run by now."""
+    process.join()
+    if process.exitcode and not result_of(job.folder) and not is_locked(job.folder):
+        note_failure(
+            job.folder, f"Expected the process of the run to end by itself, got one that {_end(process.exitcode)}"
+        )
+
+
+class ProcessLauncher(Launcher):
+    """Hydra's launcher for this machine: each run in a process of its own, several at once.
+
+    Args:
+        n_jobs: The number of runs at once; -1 for one per core.
+    """
+
+    def __init__(self, n_jobs: int = -1) -> None:
+        if not (isinstance(n_jobs, int) and (n_jobs == -1 or n_jobs >= 1)):
+            raise ValueError(f"Expected hydra.launcher.n_jobs to be -1 or an integer from 1, got {n_jobs!r}")
+        self.n_jobs = cores() if n_jobs == -1 else n_jobs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra gives."""
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Train the runs of these overrides, and return their objectives."""
+        setup_globals()
+        returns, running = [], dict[BaseProcess, tuple[Job, JobReturn]]()
+        try:
+            for number, overrides in enumerate(job_overrides, initial_job_idx):
+                if len(running) >= self.n_jobs:
+                    self._wait(running)
+                returned = self._prepare(number, overrides)
+                returns.append(returned)
+                try:
+                    job = returned.return_value
+                except ValueError as error:  # its configuration cannot be used
+                    _refuse(returned, error)
+                else:
+                    running[start(job)] = job, returned
+            while running:
+                self._wait(running)
+        finally:
+            for process in running:
+                process.kill()
+        return returns
+
+    def _prepare(self, number: int, overrides: Sequence[str]) -> JobReturn:
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id, config.hydra.job.num = str(number), number
+        return run_job(job_of, config, "hydra.sweep.dir", "hydra.sweep.subdir", self.hydra_context)
+
+    def _wait(self, running: dict[BaseProcess, tuple[Job, JobReturn]]) -> None:
+        """Wait for some runs to end."""
+        ended = multiprocessing.connection.wait([process.sentinel for process in running])
+        for process in [process for process in running if process.sentinel in ended]:
+            job, returned = running.pop(process)
+            finish(process, job)
+            assert returned.cfg
+            report = returned.cfg.report
+            returned.return_value = objective(job.folder, report.metric, report.mode)
+
+
+def _refuse(returned: JobReturn, error: ValueError) -> None:
+    assert returned.hydra_cfg
+    note_failure(Path(returned.hydra_cfg.hydra.runtime.output_dir), sentence(error))
+    returned.status, returned.return_value = JobStatus.COMPLETED, float("nan")
+
+
+def cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _serve(work: Callable[[Job], None], job: Job) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits ends this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    work(job)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # a pipe that is closed by its death, even before this process began
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end(code: int) -> str:
+    """How a process ended, in words.
+
+    >>> _end(-9), _end(-11), _end(3)
+    ('was killed (SIGKILL; perhaps out of memory)', 'was killed (SIGSEGV)', 'exited with status 3')
+    """
+    if code >= 0:
+        return f"exited with status {code}"
+    name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
+    return f"was killed ({name}; perhaps out of memory)" if name == "SIGKILL" else f"was killed ({name})"

@@ -1,0 +1,82 @@
+"""Objects from their configuration, with one sentence for each that cannot be built."""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.utils import get_class, instantiate
+
+
+def arguments(cls: type) -> list[str]:
+    """The names of a class's arguments; with ``**`` if it takes others too.
+
+    Where a constructor takes ``**options``, they go on to the class that it inherits from.
+
+    >>> arguments(Exception), arguments(dict)
+    (['**'], ['**'])
+    """
+    found: list[str] = []
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            try:
+                parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+            except ValueError:
+                break
+            named = (each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY))
+            found += [each.name for each in named if each.name not in found]
+            if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+                return found
+    return [*found, "**"]
+
+
+def target(config: Mapping[str, Any], where: str) -> type:
+    """The class that a configuration names.
+
+    Raises:
+        ValueError: It names none that can be imported; functions are not called.
+    """
+    path = config.get("_target_")
+    try:
+        return get_class(str(path))
+    except Exception as error:  # whatever the import of a module raises
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise ValueError(f"Expected {where}._target_ to name a class to import, got {path!r}: {reason}") from error
+
+
+def build(config: Mapping[str, Any], where: str, seed: int | None = None, **given: Any) -> Any:
+    """Build an object from the class and the arguments in its configuration, and those inside it.
+
+    Args:
+        config: ``_target_`` and arguments.
+        where: The key of the configuration, for messages.
+        seed: The seed to give to a class that takes one, where the configuration has none.
+        given: More arguments, for a class that takes them.
+
+    Raises:
+        ValueError: A class cannot be imported, or does not take an argument.
+    """
+    for key, nested in _targets(config, where):
+        taken = arguments(target(nested, key))
+        for name in nested:
+            if not str(name).startswith("_") and name not in taken and "**" not in taken:
+                raise ValueError(
+                    f"Expected {key} to have arguments of {nested['_target_']} ({', '.join(taken)}), got {name!r}"
+                )
+    taken = arguments(target(config, where))
+    given = {"seed": seed, **given} if seed is not None and "seed" not in config else given
+    return instantiate(config, **{name: value for name, value in given.items() if name in taken})
+
+
+def _targets(value: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every configuration of an object in a value, with its key."""
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            yield key, value
+        for name, each in value.items():
+            yield from _targets(each, f"{key}.{name}")
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for index, each in enumerate(value):
+            yield from _targets(each, f"{key}[{index}]")
