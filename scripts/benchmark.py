@@ -48,7 +48,7 @@ from sparse_lightning import MNISTDataModule, PruneRegrow, SparseMLP
 from sparse_lightning.datamodules.mnist import MNIST_MEAN, MNIST_STD, PACKAGED
 from sparse_lightning.study.train.connections import Connections
 from sparse_lightning.study.train.record import read_metrics
-from sparse_lightning.study.train.recorders import MetricsCSV, WholeCheckpoints, recorders
+from sparse_lightning.study.train.recorders import Recorder, WholeCheckpoints
 from sparse_lightning.study.train.tensorboard import Board
 from sparse_lightning.study.train.training import shorten
 
@@ -174,12 +174,9 @@ def sparse_lightning(arm: str, epochs: int, seed: int, folder: Path, records: bo
     """This library with all that `scripts/train.py` puts around a run: its record, both loggers and the bar."""
     torch.manual_seed(seed)
     home = Path(tempfile.mkdtemp(dir=folder))  # a run's record is in a folder of its own
-    callbacks = [
-        *recorders(home, config=""),
-        TQDMProgressBar(refresh_rate=20),
-        *([Connections(home)] if records else []),
-    ]
-    loggers = [MetricsCSV(home), Board(home)] if records else False
+    measured = [Connections(home)] if records else []
+    callbacks = [*measured, Recorder(home, connections=measured[0] if records else None), TQDMProgressBar(20)]
+    loggers = [Board(home)] if records else False
     options = {"callbacks": callbacks, "plugins": [WholeCheckpoints()]}
     options |= {"num_sanity_val_steps": 0, "enable_model_summary": False}  # as in conf/trainer/default.yaml
     model, data = SparseMLP(**ARMS[arm], seed=seed), MNISTDataModule(seed=seed)

@@ -1,8 +1,8 @@
-"""Starts a study over and over, kills its processes at random moments, and compares what comes of it with peace.
+"""Starts a study again and again, kills its processes at random moments, and compares it with one left in peace.
 
-    python tests/survival.py FOLDER --kills 20 --seed 0
+    python tests/study/survival.py FOLDER --kills 20 --seed 0
 
-As a script it says what it did and what it found; the tests call its parts. It reads `/proc`, so it needs Linux.
+As a script it prints what it did and found; the tests call its functions. It reads `/proc`, so it needs Linux.
 """
 
 import argparse
@@ -25,14 +25,14 @@ GRID = ["-m", "model.hebbian_grow=true,false", "hydra.launcher.n_jobs=2"]
 
 
 def alone(epochs: int, batches: int = 60) -> list[str]:
-    """What one run of the study is told."""
+    """The overrides of one run of the study."""
     size = [f"trainer.max_epochs={epochs}", f"trainer.limit_train_batches={batches}", "trainer.limit_val_batches=2"]
     return [*size, "model.lr_milestones=[2]", "model.dropout=0.1"]
 
 
 def command(folder: Path, epochs: int, seeds: int, *more: str, batches: int = 60) -> list[str]:
-    told = [*alone(epochs, batches), f"seed=range({seeds})", f"output_dir={folder}"]
-    return [sys.executable, str(TRAIN), *GRID, *told, *more]
+    overrides = [*alone(epochs, batches), f"seed=range({seeds})", f"output_dir={folder}"]
+    return [sys.executable, str(TRAIN), *GRID, *overrides, *more]
 
 
 def families() -> dict[int, int]:
@@ -84,7 +84,7 @@ def moments(folder: Path, epochs: int, chance: random.Random) -> Iterator[str]:
 
 
 def wait_for(moment: str, process: subprocess.Popen[bytes], folder: Path, epochs: int, chance: random.Random) -> int:
-    """The process to kill, once the moment has come; 0 where the study has ended before."""
+    """The process to kill, at its moment; 0 where the study has ended before."""
     until = time.monotonic() + chance.uniform(0, 2)
     while process.poll() is None:
         found = holders(folder) if moment != "writing a checkpoint" else {}
@@ -108,13 +108,13 @@ def torment(folder: Path, epochs: int, seeds: int, kills: int, seed: int = 0, **
     """Start the study until it is done, killing processes meanwhile, and again in another folder until enough were.
 
     Returns:
-        `studies`, their folders; `kills`, the moment of each; `starts`, how many there were; `trained again`, the runs
-        whose result was written a second time.
+        `studies`, their folders; `kills`, the moment of each; `starts`, their number; `trained again`, the runs whose
+        result was written a second time.
     """
     chance, done, studies, starts = random.Random(seed), list[str](), list[Path](), 0
     kinds, finished, again = moments(folder, epochs, chance), dict[Path, int](), list[Path]()
 
-    def look(study: Path) -> None:
+    def check(study: Path) -> None:
         for name, when in results(study).items():
             if finished.setdefault(study / name, when) != when:
                 again.append(study / name)
@@ -126,7 +126,7 @@ def torment(folder: Path, epochs: int, seeds: int, kills: int, seed: int = 0, **
             starts += 1
             if starts > 10 * kills:
                 raise AssertionError(f"Expected the studies to end, got {starts} starts")
-            status = _attack(studies[-1], epochs, seeds, kills, chance, kinds, done, look, **options)
+            status = _attack(studies[-1], epochs, seeds, kills, chance, kinds, done, check, **options)
     return {"studies": studies, "kills": done, "starts": starts, "trained again": again}
 
 
@@ -138,7 +138,7 @@ def _attack(
     chance: random.Random,
     kinds: Iterator[str],
     done: list[str],
-    look: Callable[[Path], None],
+    check: Callable[[Path], None],
     **options: int,
 ) -> int:
     """One start of a study and the kills in it; the status that it left with."""
@@ -147,15 +147,15 @@ def _attack(
         while process.poll() is None and len(done) < kills:
             kind = next(kinds)
             if pid := wait_for(kind, process, study, epochs, chance):
-                look(study)
+                check(study)
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
                 done.append(f"{kind}, the first process" if pid == process.pid else kind)
-    while holders(study):  # what the dead left behind ends by itself
+    while holders(study):  # the processes of a killed one end by themselves
         time.sleep(0.1)
-    look(study)
+    check(study)
     return process.returncode
 
 
@@ -180,7 +180,7 @@ def differences(one: Path, other: Path) -> list[str]:
                     part: each[part]
                     for part in ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers")
                 }
-                | {key: state for key, state in each["callbacks"].items() if not key.startswith("Checkpoint")}
+                | {key: state for key, state in each["callbacks"].items()}
                 for each in saved
             ]
             try:
@@ -195,15 +195,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     for name, default in (("kills", 20), ("seed", 0), ("epochs", 6), ("seeds", 4), ("batches", 150)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    said = parser.parse_args()
-    peace, war = said.folder / "peace", said.folder / "war"
-    subprocess.run(command(peace, said.epochs, said.seeds, batches=said.batches), check=True, stdout=subprocess.DEVNULL)
-    happened = torment(war, said.epochs, said.seeds, said.kills, said.seed, batches=said.batches)
+    given = parser.parse_args()
+    peace, war = given.folder / "peace", given.folder / "war"
+    subprocess.run(
+        command(peace, given.epochs, given.seeds, batches=given.batches), check=True, stdout=subprocess.DEVNULL
+    )
+    happened = torment(war, given.epochs, given.seeds, given.kills, given.seed, batches=given.batches)
     kinds = pd.Series(happened["kills"]).value_counts()
     print(f"{len(happened['kills'])} kills in {happened['starts']} starts:", *map(str, kinds.items()), sep="\n  ")
     for study in happened["studies"]:
         found = differences(peace, study) or "none"
-        print(f"{len(results(study))} of {2 * said.seeds} runs finished; differences: {found}")
+        print(f"{len(results(study))} of {2 * given.seeds} runs finished; differences: {found}")
     print(f"trained again after finishing: {happened['trained again'] or 'none'}")
 
 

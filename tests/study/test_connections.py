@@ -5,22 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from torch import Tensor
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from sparse_lightning import SparseMLP
+from sparse_lightning import PruneRegrow, SparseMLP
 from sparse_lightning.study.analysis.runs import load_metrics
-from sparse_lightning.study.train.connections import (
-    DEGREES,
-    Connections,
-    Turnover,
-    gini,
-    jaccard,
-    measures,
-    read_degrees,
-)
-from sparse_lightning.study.train.recorders import MetricsCSV
+from sparse_lightning.study.train.connections import Connections, Turnover, gini, jaccard, measures
+from sparse_lightning.study.train.record import DEGREES, read_degrees
+from sparse_lightning.study.train.recorders import Recorder
+
+IGNORED = ("ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*logging interval")
 
 
 def mask(*active: int, size: int = 8) -> Tensor:
@@ -35,7 +30,7 @@ def test_gini_is_half_the_mean_difference_between_two_units_over_their_mean() ->
     assert gini(counts) == pytest.approx(float(pairs / (2 * counts.double().mean())))
 
 
-def test_overlap_is_what_is_shared_of_what_either_has() -> None:
+def test_overlap_is_the_share_of_common_connections() -> None:
     assert jaccard(mask(0, 1, 2), mask(1, 2, 3)) == 0.5
     assert jaccard(mask(), mask()) == 1.0
 
@@ -83,16 +78,17 @@ def fit(folder: Path, epochs: int, checkpoint: Path | None = None) -> Trainer:
     data = TensorDataset(torch.randn(64, 9, generator=generator), torch.randint(0, 3, (64,), generator=generator))
     torch.manual_seed(0)
     model = SparseMLP(input_size=9, num_classes=3, hidden_sizes=[8, 8])
+    connections = Connections(folder)
     trainer = Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=MetricsCSV(folder), callbacks=[Connections(folder)],
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        max_epochs=epochs, accelerator="cpu", logger=False, callbacks=[connections, Recorder(folder, connections=connections)],
+        enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     loader = DataLoader(data, batch_size=16)
     trainer.fit(model, loader, loader, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     return trainer
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*logging interval")
+@pytest.mark.filterwarnings(*IGNORED, "ignore:.*exactly zero")
 def test_a_continued_run_has_the_same_record_as_one_never_interrupted(tmp_path: Path) -> None:
     for name in ("straight", "continued"):
         (tmp_path / name).mkdir()
@@ -100,7 +96,10 @@ def test_a_continued_run_has_the_same_record_as_one_never_interrupted(tmp_path: 
     fit(tmp_path / "continued", 4).save_checkpoint(tmp_path / "early.ckpt")
     (tmp_path / "continued" / DEGREES).unlink()
     fit(tmp_path / "continued", 9, tmp_path / "early.ckpt")
-    assert load_metrics(tmp_path / "straight").equals(load_metrics(tmp_path / "continued"))
+    straight, continued = (
+        load_metrics(tmp_path / name).drop(columns="epoch_time") for name in ("straight", "continued")
+    )
+    assert straight.equals(continued)
     assert (tmp_path / "straight" / DEGREES).read_bytes() == (tmp_path / "continued" / DEGREES).read_bytes()
 
     degrees = read_degrees(tmp_path / "straight")
@@ -115,8 +114,61 @@ def test_a_continued_run_has_the_same_record_as_one_never_interrupted(tmp_path: 
     )
 
 
-def test_a_damaged_record_is_said(tmp_path: Path) -> None:
+def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
     assert read_degrees(tmp_path) == {}
     (tmp_path / DEGREES).write_bytes(b"PK\x03\x04 and then nothing")
     with pytest.raises(ValueError, match=r"Expected connections\.npz to hold NumPy arrays, got a damaged file"):
         read_degrees(tmp_path)
+
+
+class Net(LightningModule):
+    """A convolution and a Linear layer, sparse by a callback alone, whose hidden units are dead on demand."""
+
+    def __init__(self, dead: bool = False) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+        self.dead = dead
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        hidden = self.conv(batch[0].view(-1, 1, 3, 3)).flatten(1)
+        return nn.functional.cross_entropy(self.head(hidden * (not self.dead)), batch[1])
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("val_acc", 0.5)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def fit_net(folder: Path, dead: bool, epochs: int) -> Trainer:
+    generator = torch.Generator().manual_seed(0)
+    data = TensorDataset(torch.randn(64, 9, generator=generator), torch.randint(0, 3, (64,), generator=generator))
+    connections = Connections(folder)
+    trainer = Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[PruneRegrow(0.5, prune_fraction=0.9 if dead else 0.3), connections, Recorder(folder, connections=connections)],
+    )  # fmt: skip
+    loader = DataLoader(data, batch_size=16)
+    trainer.fit(Net(dead), loader, loader)
+    return trainer
+
+
+@pytest.mark.filterwarnings(*IGNORED)
+def test_the_masks_of_any_model_are_measured_and_kernels_too(tmp_path: Path) -> None:
+    trainer = fit_net(tmp_path, dead=False, epochs=2)
+    rows, degrees = load_metrics(tmp_path), read_degrees(tmp_path)
+    masks = trainer.callbacks[0].masks
+    assert degrees["conv/out"][-1].tolist() == masks["conv.weight"].sum((1, 2, 3)).tolist()
+    assert degrees["conv/in"][-1].tolist() == [int(masks["conv.weight"].sum())]
+    assert rows["topology/dead/all"].tolist() == [0, 0]
+
+
+@pytest.mark.filterwarnings(*IGNORED)
+def test_active_connections_of_exactly_zero_are_counted_and_warned_of(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"exactly zero") as caught:
+        fit_net(tmp_path, dead=True, epochs=3)
+    rows = load_metrics(tmp_path)
+    assert rows["topology/dead/head"].tolist() == [0, 5, 5]
+    warned = [str(each.message) for each in caught if "exactly zero" in str(each.message)]
+    assert len(warned) == 2  # one for each layer
+    assert "active connections of head are exactly zero" in warned[1]

@@ -17,8 +17,7 @@ from omegaconf import OmegaConf
 from sparse_lightning.study import load_runs
 from sparse_lightning.study.analysis.design import arrange, label
 from sparse_lightning.study.analysis.report import analyse, format_report, make_report
-from sparse_lightning.study.train.record import DEGREES, result_from
-from sparse_lightning.study.train.recorders import MetricsCSV
+from sparse_lightning.study.train.record import DEGREES, MetricsCSV, result_from
 
 ROOT = Path(__file__).parents[2]
 OWN = {"report.html", "summary.csv", "figures", "arms"}

@@ -12,9 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from sparse_lightning.study import format_table, load_runs, original_columns, summarize
-from sparse_lightning.study.sweep.sweep import run_name
-from sparse_lightning.study.train.record import read_metrics, result_from, sentence
-from sparse_lightning.study.train.recorders import MetricsCSV
+from sparse_lightning.study.sweep.names import run_name
+from sparse_lightning.study.train.record import MetricsCSV, read_metrics, result_from, sentence
 
 PUBLISHED = json.loads((Path(__file__).parents[2] / "src/sparse_lightning/study/analysis/published.json").read_text())
 
@@ -172,7 +171,7 @@ def raised(error: Exception, cause: Exception | None = None) -> Any:
     return error
 
 
-def test_errors_are_told_in_a_sentence(tmp_path: Path) -> None:
+def test_errors_are_one_sentence(tmp_path: Path) -> None:
     assert sentence(ValueError("Expected this, got that")) == "Expected this, got that"
     assert sentence(RuntimeError("one\n\ntwo\nthree")) == "RuntimeError: one two"
     with pytest.raises(OSError, match="No such file") as caught:

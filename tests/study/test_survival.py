@@ -1,4 +1,4 @@
-"""Studies that are killed, damaged, started twice or sent elsewhere, and what comes of them."""
+"""Studies that are killed, damaged or started twice, and runs continued in folders where something is wrong."""
 
 import os
 import resource
@@ -18,9 +18,9 @@ from omegaconf import OmegaConf
 from survival import alone, command, descendants, differences, holders, results, rows, torment
 
 from sparse_lightning.study import load_runs
-from sparse_lightning.study.sweep.process import in_own_process
-from sparse_lightning.study.train.record import Job, write
-from sparse_lightning.study.train.resume import BusyError, claimed, is_claimed, last_checkpoint
+from sparse_lightning.study.sweep.launcher import finish, start
+from sparse_lightning.study.train.record import Job, result_of, write
+from sparse_lightning.study.train.resume import RunLockedError, is_locked, last_checkpoint, locked
 from sparse_lightning.study.train.run import attempt
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are watched in /proc")
@@ -41,7 +41,7 @@ def peace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def part_of(peace: Path, folder: Path, *names: str) -> Path:
+def copy_of(peace: Path, folder: Path, *names: str) -> Path:
     """Some runs of the study."""
     for name in names:
         shutil.copytree(peace / name, folder / name)
@@ -51,7 +51,7 @@ def part_of(peace: Path, folder: Path, *names: str) -> Path:
 # Whole studies, by the command.
 
 
-def test_a_study_whose_processes_are_killed_again_and_again_ends_as_if_in_peace(peace, tmp_path):
+def test_a_study_whose_processes_are_killed_again_and_again_ends_as_if_left_in_peace(peace, tmp_path):
     happened = torment(tmp_path, EPOCHS, SEEDS, kills=KILLS)
     assert len(happened["kills"]) == KILLS
     assert {"writing a checkpoint", "in the last epoch"} <= set(happened["kills"])
@@ -60,12 +60,12 @@ def test_a_study_whose_processes_are_killed_again_and_again_ends_as_if_in_peace(
         assert differences(peace, study) == []
 
 
-def test_the_same_command_trains_nothing_twice_adds_what_is_new_and_refuses_what_is_other(peace, tmp_path):
-    folder = part_of(peace, tmp_path / "peace", HEBBIAN, "hebbian_grow=false,seed=0")
+def test_the_same_command_trains_nothing_twice_adds_new_runs_and_refuses_other_settings(peace, tmp_path):
+    folder = copy_of(peace, tmp_path / "peace", HEBBIAN, "hebbian_grow=false,seed=0")
     before = results(folder)
     refused = study(folder, "model.density=0.1")
     assert refused.returncode == 1
-    assert "got one with model.density=0.2, not 0.1. Say another output_dir, or force=true" in refused.stderr
+    assert "got one with model.density=0.2, not 0.1. Choose another output_dir, or force=true" in refused.stderr
     assert results(folder) == before
     assert study(folder, "model.hebbian_grow=true,null", seeds=2).returncode == 0
     new = {"hebbian_grow=true,seed=1", "hebbian_grow=null,seed=0", "hebbian_grow=null,seed=1"}
@@ -73,8 +73,8 @@ def test_the_same_command_trains_nothing_twice_adds_what_is_new_and_refuses_what
     assert before.items() <= results(folder).items()
     assert (
         differences(
-            part_of(peace, tmp_path / "one", "hebbian_grow=true,seed=1"),
-            part_of(folder, tmp_path / "two", "hebbian_grow=true,seed=1"),
+            copy_of(peace, tmp_path / "one", "hebbian_grow=true,seed=1"),
+            copy_of(folder, tmp_path / "two", "hebbian_grow=true,seed=1"),
         )
         == []
     )
@@ -89,15 +89,16 @@ def test_a_run_that_raises_and_one_that_is_killed_leave_the_others_alone(tmp_pat
     traceback = (tmp_path / "seed=1" / "error.txt").read_text()
     assert traceback.startswith("Traceback")
     assert traceback.endswith("RuntimeError: no luck in epoch 1\n")
-    end = done.stdout[done.stdout.index("2 runs have not finished; the same command tries them again:") :]
-    assert f"seed=1: RuntimeError: no luck in epoch 1 ({tmp_path / 'seed=1' / 'error.txt'})" in end
-    assert "seed=2: Expected the process of the run to end by itself, got one that was killed (SIGKILL" in end
+    assert "2 of 4 runs have not finished; the same command tries them again." in done.stdout
+    assert done.stdout.count("RuntimeError: no luck in epoch 1") == 1
+    assert done.stdout.count("Expected the process of the run to end by itself, got one that was killed (SIGKILL") == 1
+    assert f"seed=1  failed after 1 epochs ({tmp_path / 'seed=1' / 'error.txt'})" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert (tmp_path / "report.html").exists()
 
 
 @pytest.mark.parametrize("group", [True, False])
-def test_an_interrupt_stops_every_process_and_says_how_to_go_on(tmp_path, group):
+def test_an_interrupt_stops_every_process_and_says_how_to_continue(tmp_path, group):
     with subprocess.Popen(
         command(tmp_path, 50, 1), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -106,9 +107,9 @@ def test_an_interrupt_stops_every_process_and_says_how_to_go_on(tmp_path, group)
             time.sleep(0.05)
         every = [process.pid, *descendants(process.pid)]
         (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
-        said = process.stderr.read()
+        printed = process.stderr.read()
     assert process.returncode == 1
-    assert said == "Stopped with 0 of 2 runs finished. The same command does the rest.\n"
+    assert printed == "Stopped with 0 of 2 runs finished. The same command does the rest.\n"
     while any(Path(f"/proc/{pid}").exists() for pid in every):
         time.sleep(0.05)
     assert {path.name for path in tmp_path.glob("*/checkpoints/*")} >= {"last.ckpt"}
@@ -128,41 +129,43 @@ def test_two_starts_at_once_train_each_run_once(peace, tmp_path):
 # Single runs, by what the command calls.
 
 
-def go_on(folder: Path, *overrides: str, work: Callable[[Job], float] = attempt) -> float:
-    """Do what is left of the study's first run; 0 where that fails."""
+def train(folder: Path, *overrides: str, work: Callable[[Job], None] = attempt) -> bool:
+    """Do what is left of the study's first run; whether it has finished then."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose(
             "config",
-            [*alone(EPOCHS), f"logger.csv.folder='{folder}'", f"logger.tensorboard.folder='{folder}'", *overrides],
+            [*alone(EPOCHS), f"logger.tensorboard.folder='{folder}'", *overrides],
         )
     folder.mkdir(exist_ok=True)
     job = Job(OmegaConf.to_yaml(cfg, resolve=True), folder, frozenset(), alone=False)
     if work is attempt:
-        return attempt(job)
-    return in_own_process(work, job, "sparse_lightning.study.train.training", launched=False)
+        attempt(job)
+    else:
+        finish(start(job, work), job)
+    return bool(result_of(folder)) and not (folder / "error.txt").exists()
 
 
-def killed_in_the_last_epoch(job: Job) -> float:
+def killed_in_the_last_epoch(job: Job) -> None:
     def kill() -> None:
         while rows(job.folder) < EPOCHS - 1 or not list(job.folder.glob("checkpoints/last.ckpt.previous")):
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
-    return attempt(job)
+    attempt(job)
 
 
-def without_room(job: Job) -> float:
+def on_a_full_disk(job: Job) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-    return attempt(job)
+    attempt(job)
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was killed before its end, with two checkpoints."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    with pytest.raises(ChildProcessError, match=r"got one that was killed \(SIGKILL"):
-        go_on(folder, work=killed_in_the_last_epoch)
+    assert not train(folder, work=killed_in_the_last_epoch)
+    assert "got one that was killed (SIGKILL" in (folder / "error.txt").read_text()
     return folder
 
 
@@ -173,7 +176,7 @@ def run(stopped: Path, tmp_path: Path) -> Path:
 
 
 def ends_as_in_peace(peace: Path, run: Path) -> bool:
-    whole = part_of(peace, run.parent / "peace", HEBBIAN)
+    whole = copy_of(peace, run.parent / "peace", HEBBIAN)
     one = run.parent / "one"
     shutil.move(run, one / HEBBIAN)
     return differences(whole, one) == []
@@ -196,72 +199,72 @@ def empty(path: Path) -> None:
 @pytest.mark.parametrize("damage", [cut, flip, empty])
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(peace, run, damage, capfd):
     damage(run / "checkpoints" / "last.ckpt")
-    assert go_on(run) > 0
-    said = capfd.readouterr().err
-    assert "last.ckpt to be a checkpoint, got a damaged file" in said
-    assert "going on after epoch" in said
+    assert train(run)
+    printed = capfd.readouterr().err
+    assert "last.ckpt to be a checkpoint, got a damaged file" in printed
+    assert "continuing after epoch" in printed
     assert ends_as_in_peace(peace, run)
 
 
-def test_with_no_checkpoint_to_be_read_a_run_begins_anew(peace, run, capfd):
+def test_a_run_without_a_usable_checkpoint_starts_again(peace, run, capfd):
     for path in (run / "checkpoints").iterdir():
         path.write_bytes(b"PK")
     assert last_checkpoint(run)[0] is None
-    assert go_on(run) > 0
-    assert "going on from the start" in capfd.readouterr().err
+    assert train(run)
+    assert "continuing from the start" in capfd.readouterr().err
     assert ends_as_in_peace(peace, run)
 
 
-def test_damaged_metrics_stop_a_run_with_a_sentence_and_force_trains_it_anew(peace, run):
+def test_damaged_metrics_stop_a_run_with_a_sentence_and_force_trains_it_again(peace, run):
     (run / "metrics.csv").write_text("what\never\n")
-    assert go_on(run) == 0
-    said = (run / "error.txt").read_text().splitlines()[-1]
-    assert said.endswith("got a damaged file; force=true trains the run anew")
-    assert go_on(run, "force=true") > 0
+    assert not train(run)
+    reason = (run / "error.txt").read_text().splitlines()[-1]
+    assert reason.endswith("got a damaged file; force=true trains the run from the start")
+    assert train(run, "force=true")
     assert ends_as_in_peace(peace, run)
 
 
-def test_a_disk_that_is_full_stops_a_run_with_a_sentence_and_it_goes_on_when_there_is_room(peace, tmp_path):
+def test_a_full_disk_stops_a_run_with_a_sentence_and_it_continues_when_there_is_space(peace, tmp_path):
     run = tmp_path / HEBBIAN
-    assert go_on(run, work=without_room) == 0
-    said = (run / "error.txt").read_text().splitlines()[-1]
-    assert said.startswith(f"Expected to be able to use {run / 'checkpoints'}")
-    assert said.endswith("got: File too large")
+    assert not train(run, work=on_a_full_disk)
+    reason = (run / "error.txt").read_text().splitlines()[-1]
+    assert reason.startswith(f"Expected to be able to use {run / 'checkpoints'}")
+    assert reason.endswith("got: File too large")
     assert not list(run.glob("**/*.part"))
-    assert go_on(run) > 0
+    assert train(run)
     assert not (run / "error.txt").exists()
     assert ends_as_in_peace(peace, run)
 
 
 def test_other_settings_and_other_data_are_refused_and_nothing_is_touched(run, capfd):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert go_on(run, "model.density=0.1") == 0
-    assert "got one with model.density=0.2, not 0.1. Say another output_dir, or force=true" in capfd.readouterr().err
+    assert not train(run, "model.density=0.1")
+    assert "got one with model.density=0.2, not 0.1. Choose another output_dir, or force=true" in capfd.readouterr().err
     config = run / "config.yaml"
     before[config] = config.read_bytes().replace(b"data_sha256: ", b"data_sha256: 0")
     config.write_bytes(before[config])
-    assert go_on(run) == 0
+    assert not train(run)
     assert "got one with data_sha256=0" in capfd.readouterr().err
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_a_run_on_several_devices_is_refused_in_a_multirun(tmp_path):
-    assert go_on(tmp_path / "run", "trainer.devices=2") == 0
+    assert not train(tmp_path / "run", "trainer.devices=2")
     assert "Expected trainer.devices=1 in a multirun" in (tmp_path / "run" / "error.txt").read_text()
 
 
-def test_a_lock_is_let_go_of_when_its_process_dies(tmp_path):
-    code = "from sparse_lightning.study.train.resume import claimed\nfrom pathlib import Path\n"
-    code += f"with claimed(Path({str(tmp_path)!r})): print('mine', flush=True); input()"
+def test_a_lock_is_released_when_its_process_dies(tmp_path):
+    code = "from sparse_lightning.study.train.resume import locked\nfrom pathlib import Path\n"
+    code += f"with locked(Path({str(tmp_path)!r})): print('mine', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"mine\n"
-        assert is_claimed(tmp_path)
-        with pytest.raises(BusyError, match="another process that is training it"), claimed(tmp_path):
+        assert is_locked(tmp_path)
+        with pytest.raises(RunLockedError, match="another process that is training it"), locked(tmp_path):
             pass
         process.kill()
-    with claimed(tmp_path):
+    with locked(tmp_path):
         pass
-    assert not is_claimed(tmp_path)
+    assert not is_locked(tmp_path)
 
 
 def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """A real TensorBoard on a small real study, read back over HTTP."""
 
-import io
 import json
 import re
 import subprocess
@@ -12,15 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
-from torch import Tensor
 
-from sparse_lightning.study.train.tensorboard import add_picture
 
-MASK, GREY = torch.tensor([[True, False, True], [False] * 3]), torch.tensor([[0, 85], [170, 255]], dtype=torch.uint8)
 RUNS = {f"hebbian_grow={grow},seed={seed}" for grow in ("true", "false") for seed in (0, 1)}
 ARMS = {"arms/hebbian_grow=true", "arms/hebbian_grow=false"}
 
@@ -96,23 +89,6 @@ def test_masks_and_the_map_of_pixels_are_pictures(board: str) -> None:
         assert response.read().startswith(b"\x89PNG")
     histograms = ask(board, "plugin/histograms/tags")["hebbian_grow=false,seed=1"]
     assert "connections_of_an_input_unit/network.linear1" in histograms
-
-
-@pytest.mark.parametrize("picture", [MASK, GREY])
-def test_a_picture_has_the_values_it_was_made_of(picture: Tensor) -> None:
-    class Writer:
-        def _get_file_writer(self) -> "Writer":
-            return self
-
-        def add_summary(self, summary: Any, epoch: int) -> None:
-            self.image, self.epoch = summary.value[0].image, epoch
-
-    writer = Writer()
-    add_picture(writer, "masks/layer", picture, 3)
-    assert (writer.image.height, writer.image.width, writer.epoch) == (*picture.shape, 3)
-    shown = Image.open(io.BytesIO(writer.image.encoded_image_string)).convert("L")
-    expected = 255 * picture.int() if picture.dtype == torch.bool else picture
-    assert np.array(shown).tolist() == expected.tolist()
 
 
 def test_arms_are_margin_charts(board: str) -> None:

@@ -23,11 +23,11 @@ def refusal(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / "scripts" / "train.py"), run_name="__main__")
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     if isinstance(ended.value.code, str):  # which Python prints on its way out
-        return said + ended.value.code
+        return printed + ended.value.code
     assert ended.value.code == 1
-    return said
+    return printed
 
 
 def metrics(folder: Path) -> pd.DataFrame:
@@ -60,19 +60,19 @@ def test_a_run_leaves_config_metrics_events_checkpoints_and_result(grid: tuple[P
     assert shown == pytest.approx(list(metrics(run)["val_acc"]))
 
 
-def test_the_two_arms_of_a_seed_begin_alike_and_part_at_the_first_rewiring(grid: tuple[Path, str]) -> None:
+def test_the_two_arms_of_a_seed_begin_alike_and_differ_after_the_first_rewiring(grid: tuple[Path, str]) -> None:
     hebbian, random = (metrics(grid[0] / f"hebbian_grow={grow},seed=0") for grow in ("true", "false"))
     assert hebbian.iloc[0].equals(random.iloc[0])
     assert hebbian["train_loss"].iloc[1] != random["train_loss"].iloc[1]
 
 
 def test_every_run_is_announced_as_it_ends_and_the_table_follows(grid: tuple[Path, str]) -> None:
-    folder, said = grid
-    assert all(f"[{number}/4] hebbian_grow=" in said for number in range(1, 5))
-    assert said.count("  published  ") == 2  # a row for each arm
-    assert "max_epochs=3, not 30" in said
-    assert said.rstrip().endswith(str(folder))
-    assert script("report.py", folder).stdout.strip() in said
+    folder, printed = grid
+    assert all(f"[{number}/4] hebbian_grow=" in printed for number in range(1, 5))
+    assert printed.count("  published  ") == 2  # a row for each arm
+    assert "max_epochs=3, not 30" in printed
+    assert printed.rstrip().endswith(str(folder))
+    assert script("report.py", folder).stdout.strip() in printed
 
 
 def test_the_same_seed_gives_the_same_metrics_alone_as_in_a_grid(grid: tuple[Path, str], tmp_path: Path) -> None:
@@ -107,21 +107,22 @@ def test_a_killed_run_continues_from_its_last_checkpoint_to_the_same_bits(tmp_pa
 
 
 def test_the_study_is_the_published_grid() -> None:
-    said = script("train.py", "--config-name", "study", "--cfg", "hydra").stdout
-    for line in ("mode: MULTIRUN", "model.hebbian_grow: true,false", "seed: range(8)"):
-        assert line in said
+    for choice in (["--config-name", "study"], ["experiment=headline"]):
+        printed = script("train.py", *choice, "--cfg", "hydra").stdout
+        for line in ("mode: MULTIRUN", "model.hebbian_grow: true,false", "seed: range(8)"):
+            assert line in printed
 
 
-def test_help_says_every_knob_in_words() -> None:
-    said = script("train.py", "--help").stdout.splitlines()
+def test_help_describes_every_key() -> None:
+    printed = script("train.py", "--help").stdout.splitlines()
     config = OmegaConf.load(ROOT / "conf" / "config.yaml")
-    knobs = [str(key) for key in config if key not in ("defaults", "hydra")]
+    keys = [str(key) for key in config if key not in ("defaults", "hydra", "report")]
     for group in ("model", "data", "trainer"):
         (path,) = (ROOT / "conf" / group).glob("*.yaml")
-        knobs += [f"{group}.{key}" for key in OmegaConf.load(path) if not str(key).startswith("_")]
-    for knob in knobs:
-        (line,) = (number for number, text in enumerate(said) if text.startswith(f"  {knob}="))
-        assert said[line + 1].startswith("      ")
+        keys += [f"{group}.{key}" for key in OmegaConf.load(path) if not str(key).startswith("_")]
+    for key in keys:
+        (line,) = (number for number, text in enumerate(printed) if text.startswith(f"  {key}="))
+        assert printed[line + 1].startswith("      ")
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +135,30 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["model.hebian_grow=true"], "got 'model.hebian_grow'. Did you mean 'model.hebbian_grow'?"),
+        (["model.lr=1"], "got 'model.lr'. Did you mean 'model.learning_rate'?"),
+        (["trainer.logger=false"], "got 'trainer.logger'. Did you mean 'logger'?"),
+        (["model.density", "0.1"], "Expected overrides as key=value, got 'model.density'; write model.density=0.1"),
+        (["experiment=foo"], "Expected experiment to be one of headline, got 'foo'"),
+        (["+experiment=foo"], "experiment"),
+        (["+foo.bar=0.1"], "Expected a key of the configuration (model, data, sparsity, callbacks, trainer, logger,"),
+        (["sparsity=SET"], "hebbian, model, none, random, rigl, set, snfs, static, got 'SET'. Did you mean 'set'?"),
+        (["sparsity.density=0.1"], "Expected sparsity=NAME to choose what has 'sparsity.density', as in sparsity=set"),
+        (["sparsity=set", "model.density=0.1"], "Expected sparsity.density instead of model.density"),
+        (["sparsity=set", "model.hebbian_grow=true"], "Expected sparsity.growth instead of model.hebbian_grow"),
+        (
+            ["sparsity._target_=nowhere.Method"],
+            "to name a class to import, got 'nowhere.Method': No module named 'nowhere'",
+        ),
+        (["model._target_=os.getcwd"], "Expected model._target_ to name a class to import, got 'os.getcwd'"),
+        (["+model.depth=3"], "to have arguments of sparse_lightning.SparseMLP (input_size, num_classes, hidden_sizes"),
+        (["trainer.max_epochs=1.5"], "Expected trainer.max_epochs to be an integer from 1, got 1.5"),
+        (["trainer.max_epochs=0"], "Expected trainer.max_epochs to be an integer from 1, got 0"),
+        (["+trainer.callbacks=null"], "Expected callbacks in the group callbacks, not in trainer"),
+        (["report.mode=best"], "Expected report.mode to be max or min, got 'best'"),
+        (["hydra/launcher=basic"], "Expected -m with hydra/launcher=basic"),
         (["seed=range(8)"], "Expected one value for each key, got several in 'seed=range(8)'; -m runs them all"),
         (["model.density=1.3"], "Expected density in (0, 1], got 1.3"),
         (["model.prune_fraction=much"], "Expected prune_fraction in [0, 1), got 'much'"),
@@ -148,11 +170,12 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (["output_dir={other}"], "Expected the same run in {other}, got one with model.hidden_sizes=[20], not [100"),
         (["output_dir={other}/config.yaml/run"], "Expected to be able to use"),
+        (["report.metric=f1", *SHORT], "Expected report.metric to be logged each epoch (train_acc, train_loss, "),
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(
     arguments: list[str],
-    said: str,
+    message: str,
     other: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -160,7 +183,7 @@ def test_bad_input_is_refused_in_a_sentence(
 ) -> None:
     arguments = [f"output_dir={tmp_path}", *(argument.replace("{other}", str(other)) for argument in arguments)]
     refused = refusal(arguments, monkeypatch, capsys)
-    assert said.replace("{other}", str(other)) in refused
+    assert message.replace("{other}", str(other)) in refused
     assert len(refused.strip().splitlines()) <= 2
 
 

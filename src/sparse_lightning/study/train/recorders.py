@@ -108,7 +108,7 @@ class Recorder(Checkpoint):
             self.table.log_metrics(metrics | (self.connections.latest if self.connections else {}) | {"epoch": epoch})
         value = metrics.get(self.metric)
         if value is None and self._best is None and self._validated:
-            known = ", ".join(sorted(metrics.keys() - {"epoch_time"}))
+            known = ", ".join(sorted(name for name in metrics if "/" not in name and name != "epoch_time"))
             raise ValueError(f"Expected report.metric to be logged each epoch ({known} are), got {self.metric!r}")
         sign = 1 if self.mode == "max" else -1
         if value is not None and trainer.strategy.broadcast(self._best is None or sign * value > sign * self._best):

@@ -112,10 +112,10 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
         "enable_progress_bar": False,
         "plugins": [WholeCheckpoints()],
     }
-    trainer: Trainer = build(cfg.trainer, "trainer", enable_progress_bar=False, **own)
+    trainer: Trainer = build(cfg.trainer, "trainer", **own)
     shorten(trainer)
     try:
-        trainer.fit(model, datamodule=data, ckpt_path=path or cfg.ckpt_path)
+        trainer.fit(model, datamodule=data, ckpt_path=path or cfg.ckpt_path, weights_only=True)
     except SystemExit:
         if not (job.alone and trainer.interrupted):
             raise
