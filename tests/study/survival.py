@@ -180,7 +180,7 @@ def differences(one: Path, other: Path) -> list[str]:
                     part: each[part]
                     for part in ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers")
                 }
-                | {key: state for key, state in each["callbacks"].items()}
+                | each["callbacks"]
                 for each in saved
             ]
             try:

@@ -80,8 +80,8 @@ def fit(folder: Path, epochs: int, checkpoint: Path | None = None) -> Trainer:
     model = SparseMLP(input_size=9, num_classes=3, hidden_sizes=[8, 8])
     connections = Connections(folder)
     trainer = Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, callbacks=[connections, Recorder(folder, connections=connections)],
-        enable_progress_bar=False, enable_model_summary=False,
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[connections, Recorder(folder, connections=connections)],
     )  # fmt: skip
     loader = DataLoader(data, batch_size=16)
     trainer.fit(model, loader, loader, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
@@ -146,7 +146,9 @@ def fit_net(folder: Path, dead: bool, epochs: int) -> Trainer:
     connections = Connections(folder)
     trainer = Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[PruneRegrow(0.5, prune_fraction=0.9 if dead else 0.3), connections, Recorder(folder, connections=connections)],
+        callbacks=[
+            PruneRegrow(0.5, prune_fraction=0.9 if dead else 0.3), connections, Recorder(folder, connections=connections)
+        ],
     )  # fmt: skip
     loader = DataLoader(data, batch_size=16)
     trainer.fit(Net(dead), loader, loader)

@@ -1,5 +1,6 @@
 """Studies that are killed, damaged or started twice, and runs continued in folders where something is wrong."""
 
+import json
 import os
 import resource
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -19,6 +21,7 @@ from survival import alone, command, descendants, differences, holders, results,
 
 from sparse_lightning.study import load_runs
 from sparse_lightning.study.sweep.launcher import finish, start
+from sparse_lightning.study.sweep.names import run_name
 from sparse_lightning.study.train.record import Job, result_of, write
 from sparse_lightning.study.train.resume import RunLockedError, is_locked, last_checkpoint, locked
 from sparse_lightning.study.train.run import attempt
@@ -275,3 +278,96 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
         write(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_in_place_of_a_temporary_file_is_not_followed(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("theirs")
+    (tmp_path / "result.json.part").symlink_to(elsewhere)
+    write(tmp_path / "result.json", "ours")
+    assert elsewhere.read_text() == "theirs"
+    assert (tmp_path / "result.json").read_text() == "ours"
+    assert not (tmp_path / "result.json").is_symlink()
+
+
+# Folders in which something is of another run, or of another kind.
+
+
+def lacking_keys(path: Path) -> None:
+    torch.save({"state_dict": {}}, path)
+
+
+def a_directory(path: Path) -> None:
+    path.unlink()
+    (path / "inside").mkdir(parents=True)
+
+
+def of_another_run(path: Path) -> None:
+    content = torch.load(path, weights_only=True)
+    content["settings"]["seed"] = 1
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize("damage", [lacking_keys, a_directory, of_another_run])
+def test_a_checkpoint_of_another_kind_is_reported_and_the_one_before_is_used(peace, run, damage, capfd):
+    damage(run / "checkpoints" / "last.ckpt")
+    assert train(run)
+    printed = capfd.readouterr().err
+    assert f"Expected {run / 'checkpoints' / 'last.ckpt'} to be " in printed
+    assert "continuing after epoch" in printed
+    assert ends_as_in_peace(peace, run)
+
+
+def test_a_run_whose_configuration_is_deleted_is_refused_to_another_and_continues_as_itself(peace, run, capfd):
+    (run / "config.yaml").unlink()
+    assert not train(run, "seed=5")
+    assert "got one with model.seed=0, not 5" in capfd.readouterr().err
+    assert not (run / "config.yaml").exists()
+    assert train(run)
+    assert ends_as_in_peace(peace, run)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"val_acc_last": "high"}', "[1, 2]", "[" * 100_000, '{"epochs": 3}'])
+def test_a_result_of_another_shape_is_written_again(peace, run, content):
+    (run / "result.json").write_text(content)
+    assert train(run)
+    assert ends_as_in_peace(peace, run)
+
+
+def test_a_configuration_of_aliases_is_refused_at_once(run, capfd):
+    bomb = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    bomb += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    (run / "config.yaml").write_text("\n".join(bomb))
+    assert not train(run)
+    assert "config.yaml to be a configuration, got a damaged file" in capfd.readouterr().err
+
+
+def test_names_are_cut_by_their_bytes():
+    name = run_name([f"model.name={'重' * 90}", "seed=1"], [])
+    assert len(name.encode()) <= 120
+    assert name != run_name([f"model.name={'重' * 90}", "seed=2"], [])
+
+
+def test_a_diverged_run_is_named_and_the_status_says_so(tmp_path):
+    done = study(tmp_path, "model.hebbian_grow=true,null", "model.learning_rate=1e30", "trainer.max_epochs=1")
+    assert done.returncode == 1
+    assert "2 of 2 runs diverged: hebbian_grow=true, hebbian_grow=null" in done.stdout
+    assert json.loads((tmp_path / "hebbian_grow=null" / "result.json").read_text())["diverged"].startswith(
+        "train_loss is"
+    )
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_outlives_the_one_that_started_it(tmp_path, kind, seconds):
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command(tmp_path, 50, 1), start_new_session=True, **quiet) as process:
+        while not descendants(process.pid):  # its fork server
+            assert process.poll() is None
+        time.sleep(seconds)
+        started = descendants(process.pid)
+        process.send_signal(kind)
+    while any(Path(f"/proc/{pid}").exists() for pid in started):
+        time.sleep(0.05)
+    time.sleep(1)
+    assert not holders(tmp_path)

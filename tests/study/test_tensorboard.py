@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-
 RUNS = {f"hebbian_grow={grow},seed={seed}" for grow in ("true", "false") for seed in (0, 1)}
 ARMS = {"arms/hebbian_grow=true", "arms/hebbian_grow=false"}
 

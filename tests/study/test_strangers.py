@@ -1,0 +1,104 @@
+"""A study of a model, data, a method and a callback that this project does not know."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, SHORT, script
+from omegaconf import OmegaConf
+
+from sparse_lightning.study.train.build import arguments
+
+SETTINGS = ["trainer.max_epochs=2", "report.metric=val_mse", "report.mode=min", "logger=csv"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Two methods of two seeds on the strangers, whose configurations are in a folder of their own."""
+    folder, conf = tmp_path_factory.mktemp("strangers"), tmp_path_factory.mktemp("conf")
+    for group, name, content in (
+        ("model", "regression", {"_target_": "strangers.Regression", "width": 16}),
+        ("data", "noise", {"_target_": "strangers.Noise"}),
+        ("callbacks", "counts", {"counts": {"_target_": "strangers.Counts"}}),
+    ):
+        (conf / group).mkdir()
+        OmegaConf.save(OmegaConf.create(content), conf / group / f"{name}.yaml")
+    methods = "sparsity._target_=strangers.GrowTheLonely,sparse_lightning.SET"
+    groups = [f"--config-dir={conf}", "-m", methods, "model=regression", "data=noise", "callbacks=counts"]
+    command = [
+        sys.executable,
+        ROOT / "scripts" / "train.py",
+        *groups,
+        "seed=range(2)",
+        *SETTINGS,
+        f"output_dir={folder}",
+    ]
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    return folder, subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_each_run_has_a_record_by_its_own_metric(study: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, done = study
+    names = {
+        f"_target_={method},seed={seed}"
+        for method in ("strangers.GrowTheLonely", "sparse_lightning.SET")
+        for seed in (0, 1)
+    }
+    assert {path.parent.name for path in folder.glob("*/result.json")} == names, done.stdout + done.stderr
+    for name in names:
+        result, rows = (
+            json.loads((folder / name / "result.json").read_text()),
+            pd.read_csv(folder / name / "metrics.csv"),
+        )
+        assert result["val_mse_min"] == rows["val_mse"].min()
+        assert result["val_mse_last"] == rows["val_mse"].iloc[-1]
+        assert rows["epochs_counted"].tolist() == [1, 2]
+        assert {"train_mse", "topology/density/all", "topology/dead/net.0"} <= set(rows)
+        best = torch.load(folder / name / "checkpoints" / "best.ckpt", weights_only=True)
+        assert best["epoch"] == result["val_mse_min_epoch"]
+
+
+def test_a_seed_reaches_what_takes_one(study: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    rows = [pd.read_csv(study[0] / f"_target_=sparse_lightning.SET,seed={seed}" / "metrics.csv") for seed in (0, 1)]
+    assert rows[0]["val_mse"].iloc[0] != rows[1]["val_mse"].iloc[0]
+
+
+def test_a_sparsity_takes_the_place_of_the_models_own(tmp_path: Path) -> None:
+    settings = ["trainer.max_epochs=3", *SHORT, "logger=csv"]
+    script("train.py", "model.hebbian_grow=false", *settings, f"output_dir={tmp_path / 'model'}")
+    script("train.py", "sparsity=random", *settings, f"output_dir={tmp_path / 'sparsity'}")
+    one, other = (pd.read_csv(tmp_path / name / "metrics.csv") for name in ("model", "sparsity"))
+    assert one["topology/density/all"].equals(other["topology/density/all"])
+    assert (other["topology/grown/all"].iloc[1:] > 0).all()
+    config = OmegaConf.load(tmp_path / "sparsity" / "config.yaml")
+    assert (config.model.density, config.model.hebbian_grow, config.sparsity.density) == (1.0, None, 0.2)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "sparsity").glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_sparsity_can_be_built(path: Path) -> None:
+    config = OmegaConf.load(path)
+    if config.get("_target_"):
+        from hydra.utils import instantiate
+
+        config.seed = 3
+        assert instantiate(config).seed == 3
+
+
+def test_arguments_follow_options_to_the_class_above() -> None:
+    class Above:
+        def __init__(self, *, one: int, two: int = 2) -> None: ...
+
+    class Below(Above):
+        def __init__(self, zero: int = 0, **options: int) -> None: ...
+
+    class Closed(Above):
+        def __init__(self, zero: int = 0) -> None: ...
+
+    assert arguments(Below) == ["zero", "one", "two"]
+    assert arguments(Closed) == ["zero"]
