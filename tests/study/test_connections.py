@@ -144,11 +144,10 @@ def fit_net(folder: Path, dead: bool, epochs: int) -> Trainer:
     generator = torch.Generator().manual_seed(0)
     data = TensorDataset(torch.randn(64, 9, generator=generator), torch.randint(0, 3, (64,), generator=generator))
     connections = Connections(folder)
+    sparse = PruneRegrow(0.5, prune_fraction=0.9 if dead else 0.3)
     trainer = Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[
-            PruneRegrow(0.5, prune_fraction=0.9 if dead else 0.3), connections, Recorder(folder, connections=connections)
-        ],
+        callbacks=[sparse, connections, Recorder(folder, connections=connections)],
     )  # fmt: skip
     loader = DataLoader(data, batch_size=16)
     trainer.fit(Net(dead), loader, loader)

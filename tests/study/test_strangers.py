@@ -46,7 +46,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
 def test_each_run_has_a_record_by_its_own_metric(study: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, done = study
     names = {
-        f"_target_={method},seed={seed}"
+        f"sparsity={method},seed={seed}"
         for method in ("strangers.GrowTheLonely", "sparse_lightning.SET")
         for seed in (0, 1)
     }
@@ -65,7 +65,7 @@ def test_each_run_has_a_record_by_its_own_metric(study: tuple[Path, subprocess.C
 
 
 def test_a_seed_reaches_what_takes_one(study: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    rows = [pd.read_csv(study[0] / f"_target_=sparse_lightning.SET,seed={seed}" / "metrics.csv") for seed in (0, 1)]
+    rows = [pd.read_csv(study[0] / f"sparsity=sparse_lightning.SET,seed={seed}" / "metrics.csv") for seed in (0, 1)]
     assert rows[0]["val_mse"].iloc[0] != rows[1]["val_mse"].iloc[0]
 
 

@@ -86,7 +86,7 @@ def jobs_of(config: DictConfig) -> list[list[str]]:
 
 
 def _last(key: str) -> str:
-    return key.rpartition(".")[2]
+    return key.removesuffix("._target_").rpartition(".")[2]
 
 
 def _short(name: str, most: int = 120) -> str:
