@@ -79,6 +79,7 @@ class SparseTraining:
         self.topology.masks.enforce()
         self._attach_statistics(module)
         self._hook.attach(self._names_held_by, self._after_step)
+        self.topology.masks.attach()
         compatibility.refuse_different_ranks(trainer, self.topology.masks)
 
     def end(self) -> None:
@@ -91,6 +92,7 @@ class SparseTraining:
         """Leave no hook behind."""
         self.statistics.detach()
         self._hook.detach()
+        self.topology.masks.detach()
         self._trainer, self._optimizers = None, {}
 
     def restart(self) -> None:
