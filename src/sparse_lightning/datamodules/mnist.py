@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from sparse_lightning.functional.masks import generator_for
+from sparse_lightning.functional.masks import derived_generator
 
 DATASETS = ("MNIST", "FashionMNIST", "KMNIST", "QMNIST")
 PACKAGED = Path(__file__).with_name("mnist_data")
@@ -186,7 +186,7 @@ class Order:
         if self.seed is None:
             own = torch.arange(self.rank, self.count, self.ranks)
         else:
-            order = torch.randperm(self.count, generator=generator_for(self.seed, "order", self.epoch))
+            order = torch.randperm(self.count, generator=derived_generator(self.seed, "order", self.epoch))
             own = order[self.rank :: self.ranks][: self.count // self.ranks]
         batches = torch.split(own, self.batch_size)
         return iter(batches + (own[:0],) * (len(self) - len(batches)))

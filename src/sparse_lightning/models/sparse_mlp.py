@@ -108,7 +108,7 @@ class SparseMLP(LightningModule):
         self.network = _mlp(input_size, num_classes, hidden_sizes, batch_norm, dropout)
         common: dict[str, Any] = {"seed": seed, "pruning_early_stop": pruning_early_stop}
         if method is None:
-            growth = HebbianGrowth(count_validation) if hebbian_grow else RandomGrowth()
+            growth = HebbianGrowth(count_validation=count_validation) if hebbian_grow else RandomGrowth()
             common["growth"] = None if hebbian_grow is None else growth
         kind = PRESETS[method] if method else PruneRegrow
         self.prune_regrow = kind(density=density, prune_fraction=prune_fraction, **common)
