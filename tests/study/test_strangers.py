@@ -87,7 +87,12 @@ def test_each_sparsity_can_be_built(path: Path) -> None:
         from hydra.utils import instantiate
 
         config.seed = 3
-        assert instantiate(config).seed == 3
+        built = instantiate(config)
+        assert built.seed == 3
+        defaults = instantiate({"_target_": config._target_, "exclude": [], "seed": 3})
+        if path.stem != "none":
+            assert repr(built) == repr(defaults)
+        assert set(config) - {"_target_", "_convert_"} == set(arguments(type(built)))
 
 
 def test_arguments_follow_options_to_the_class_above() -> None:
