@@ -1,6 +1,7 @@
 """The names of runs and of their multirun: by what differs, and by what is asked for."""
 
 import hashlib
+import itertools
 import re
 from collections.abc import Collection, Sequence
 
@@ -76,13 +77,13 @@ def jobs_of(config: DictConfig) -> list[list[str]]:
     if not str(config.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
         return []
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    jobs: list[dict[str, str]] = [{}]
+    choices: dict[str, list[str]] = {}
     for override in OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task]):
         key = override.get_key_element()
         sweeps = override.is_sweep_override()
         values = list(override.sweep_string_iterator()) if sweeps else [override.get_value_element_as_str()]
-        jobs = [{**job, key: value} for job in jobs for value in values]
-    return [[f"{key}={value}" for key, value in job.items()] for job in jobs]
+        choices[key] = [f"{key}={value}" for value in values]  # of a key that is given twice, the last counts
+    return [list(job) for job in itertools.product(*choices.values())]
 
 
 def _last(key: str) -> str:
