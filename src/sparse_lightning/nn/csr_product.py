@@ -131,7 +131,8 @@ def _multiply_by_embedding(values: Tensor, columns: Tensor, layout: Layout) -> T
 
 
 def _multiply_by_mkl(values: Tensor, columns: Tensor, layout: Layout) -> Tensor:
-    return csr_tensor(layout.crow_indices, layout.col_indices, values, layout.shape) @ columns
+    with torch.autocast(values.device.type, enabled=False):  # which would cast to a type that MKL lacks
+        return csr_tensor(layout.crow_indices, layout.col_indices, values, layout.shape) @ columns
 
 
 def _multiply_plainly(values: Tensor, columns: Tensor, layout: Layout) -> Tensor:

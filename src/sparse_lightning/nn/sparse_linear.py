@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparse_lightning.functional.csr import (
     carry,
+    check_positions,
     contains,
     csr_from_positions,
     csr_tensor,
@@ -238,6 +239,7 @@ class SparseLinear(nn.Module):
         Raises:
             ValueError: The positions are not int64, not sorted and distinct, or not in the matrix.
         """
+        check_positions(positions, self._numel)
         old = self.positions
         pruned, grown = old[~contains(positions, old)], positions[~contains(old, positions)]
         return self.rewire(pruned, grown, grown_values=grown_values)
