@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 from sparse_lightning.functional.csr import carry, random_positions
-from sparse_lightning.nn import csr_product as kernels
-from sparse_lightning.nn.csr_product import has_kernels
+from sparse_lightning.nn import csr_linear as kernels
+from sparse_lightning.nn.csr_linear import has_kernels
 from sparse_lightning.nn.sparse_linear import SparseLinear, store_by_feature
 
 
@@ -142,17 +142,18 @@ def test_only_a_transposed_output_is_not_contiguous():
     assert layer(inputs.view(2, 3, 5)).is_contiguous()
 
 
+@pytest.mark.parametrize("batch", [1, 6])
 @pytest.mark.parametrize("inplace", [True, False])
-def test_layers_that_store_by_feature_compute_the_same(inplace):
+def test_layers_that_store_by_feature_compute_the_same(inplace, batch):
     network = nn.Sequential(
         *(SparseLinear(5, 8, 0.5), nn.ReLU(inplace), nn.Dropout(0.0), SparseLinear(8, 8, 0.5), nn.ReLU(inplace)),
-        *(SparseLinear(8, 8, 0.5), nn.BatchNorm1d(8), nn.ReLU(inplace), SparseLinear(8, 4, 0.5), nn.Linear(4, 2)),
+        *(SparseLinear(8, 8, 0.5), nn.LayerNorm(8), nn.ReLU(inplace), SparseLinear(8, 4, 0.5), nn.Linear(4, 2)),
     ).double()
     stored = copy.deepcopy(network)
     assert store_by_feature(stored) == 2
     layers = [layer for layer in stored if isinstance(layer, SparseLinear)]
     assert [layer.transposed_output for layer in layers] == [True, True, False, False]
-    inputs = torch.randn(6, 5, dtype=torch.float64)
+    inputs = torch.randn(batch, 5, dtype=torch.float64)
     for one, other in zip(gradients(network, inputs), gradients(stored, inputs), strict=True):
         torch.testing.assert_close(one, other)
 

@@ -18,7 +18,7 @@ from sparse_lightning.functional.csr import (
     replace_positions,
     transpose_csr,
 )
-from sparse_lightning.nn.csr_product import Layout, Transposed, csr_product
+from sparse_lightning.nn.csr_linear import Layout, Transposed, csr_linear
 
 
 class SparseLinear(nn.Module):
@@ -169,12 +169,10 @@ class SparseLinear(nn.Module):
         if input.dtype != self.values.dtype:
             raise ValueError(f"Expected input of {self.values.dtype}, got {input.dtype}")
         needed = torch.is_grad_enabled() and input.requires_grad
-        inputs = input.reshape(-1, self.in_features)
-        product = csr_product(self.values, inputs, self._layout, self._transposed() if needed else None)
-        output = (product if self.bias is None else product.add_(self.bias[:, None])).t()
-        if self.transposed_output and input.dim() == 2:
-            return output
-        return output.contiguous().view(*input.shape[:-1], self.out_features)
+        batch = input if input.dim() == 2 else input.reshape(-1, self.in_features)
+        transposed, by_feature = self._transposed() if needed else None, self.transposed_output and input.dim() == 2
+        output = csr_linear(batch, self.values, self.bias, self._layout, transposed, by_feature=by_feature)
+        return output if input.dim() == 2 else output.view(*input.shape[:-1], self.out_features)
 
     @property
     def weight(self) -> Tensor:

@@ -38,50 +38,76 @@ class Transposed(NamedTuple):
     permutation: Tensor
 
 
-def csr_product(values: Tensor, inputs: Tensor, layout: Layout, backward: Transposed | None = None) -> Tensor:
-    """The product of a sparse matrix with a batch of vectors.
+def csr_linear(
+    inputs: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    layout: Layout,
+    transposed: Transposed | None = None,
+    *,
+    by_feature: bool = False,
+) -> Tensor:
+    """``inputs @ W^T + bias`` with a sparse W.
 
     Args:
+        inputs: (batch, in). Stored feature by feature, they are read as they are, else transposed first; their gradient
+            is stored as they are.
         values: Value of each connection (nnz).
-        inputs: The vectors, (batch, in). Stored feature by feature, they are read as they are, else transposed first;
-            their gradient is stored as they are.
+        bias: (out), or None.
         layout: Where the connections are; its shape is (out, in).
-        backward: The transposed layout; needed if `inputs` requires a gradient.
+        transposed: The transposed layout; needed if `inputs` requires a gradient.
+        by_feature: Whether the output is stored feature by feature; else it is contiguous.
 
     Returns:
-        The products as columns, (out, batch), contiguous.
+        (batch, out).
 
     >>> layout = Layout(torch.tensor([0, 1, 2]), torch.tensor([1, 0]), (2, 2))
-    >>> csr_product(torch.tensor([3., 4.]), torch.tensor([[1., 2.]]), layout)
-    tensor([[6.],
-            [4.]])
+    >>> csr_linear(torch.tensor([[1., 2.]]), torch.tensor([3., 4.]), torch.tensor([10., 0.]), layout)
+    tensor([[16.,  4.]])
     """
-    product: Tensor = _CsrProduct.apply(values, inputs, layout, backward)
-    return product
+    output: Tensor = _CsrLinear.apply(inputs, values, bias, layout, transposed, by_feature)
+    return output.t() if by_feature else output
 
 
-class _CsrProduct(torch.autograd.Function):
+class _CsrLinear(torch.autograd.Function):
+    """The product and the bias as one node of the graph: at low densities every node counts."""
+
     @staticmethod
-    def forward(ctx: Any, values: Tensor, inputs: Tensor, layout: Layout, backward: Transposed | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        values: Tensor,
+        bias: Tensor | None,
+        layout: Layout,
+        transposed: Transposed | None,
+        by_feature: bool,
+    ) -> Tensor:
         columns = inputs.t().contiguous()
         ctx.save_for_backward(values, columns)
-        ctx.layout, ctx.transposed, ctx.by_sample = layout, backward, inputs.is_contiguous()
-        return _multiply(values, columns, layout)
+        ctx.layout, ctx.transposed = layout, transposed
+        ctx.by_feature, ctx.by_sample = by_feature, inputs.is_contiguous()
+        output = _multiply(values, columns, layout)
+        if bias is not None:
+            output.add_(bias[:, None])
+        # Never a view: functions in place, such as nn.ReLU(inplace=True), could not follow.
+        return output if by_feature else output.t().clone(memory_format=torch.contiguous_format)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         values, columns = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        of_values = of_inputs = None
+        gradient = (gradient if ctx.by_feature else gradient.t()).contiguous()
+        of_inputs = of_values = of_bias = None
         if ctx.needs_input_grad[0]:
-            of_values = _sample(gradient, columns, values, ctx.layout)
-        if ctx.needs_input_grad[1]:
             layout, permutation = ctx.transposed
             of_inputs = _multiply(values.index_select(0, permutation), gradient, layout).t()
             # Elementwise functions of tensors stored in two ways take ten times as long as of two stored alike.
             of_inputs = of_inputs.contiguous() if ctx.by_sample else of_inputs
-        return of_values, of_inputs, None, None
+        if ctx.needs_input_grad[1]:
+            of_values = _sample(gradient, columns, values, ctx.layout)
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.sum(1)
+        return of_inputs, of_values, of_bias, None, None, None
 
 
 def _multiply(values: Tensor, columns: Tensor, layout: Layout) -> Tensor:
