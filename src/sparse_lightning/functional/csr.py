@@ -6,10 +6,13 @@ may have up to 2^63 - 1 of them.
 """
 
 import warnings
-from functools import cache
 
 import torch
 from torch import Tensor
+
+with warnings.catch_warnings():  # PyTorch warns at the first CSR tensor of a process that they are in beta
+    warnings.simplefilter("ignore", UserWarning)
+    torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
 
 _DENSE_SHARE = 8  # a draw of more than an eighth of all positions shuffles them all: at most 64 bytes per connection
 
@@ -220,14 +223,6 @@ def carry(values: Tensor, source: Tensor, grown: float | Tensor = 0.0) -> Tensor
     return values.index_select(0, source.clamp(min=0)).masked_scatter_(new, filling)
 
 
-@cache
-def _announce_csr() -> None:
-    """Let PyTorch give its only warning, that CSR tensors are in beta, where nobody is disturbed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
-
-
 def csr_tensor(
     crow_indices: Tensor, col_indices: Tensor, values: Tensor, shape: tuple[int, int], *, check: bool = False
 ) -> Tensor:
@@ -247,5 +242,4 @@ def csr_tensor(
     tensor([[0., 3.],
             [4., 0.]])
     """
-    _announce_csr()
     return torch.sparse_csr_tensor(crow_indices, col_indices, values, shape, check_invariants=check)

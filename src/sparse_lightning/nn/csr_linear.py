@@ -8,7 +8,6 @@ dense product sampled at the connections, is :func:`torch.sparse.sampled_addmm`.
 
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -185,25 +184,30 @@ def _chunks(layout: Layout, width: int) -> Iterator[tuple[slice, Tensor, Tensor]
         yield some, rows[some], layout.col_indices[some]
 
 
-@cache
+_tried: dict[tuple[str, torch.dtype], bool] = {}  # not functools.cache, which torch.compile warns of
+
+
 def has_kernels(device_type: str, dtype: torch.dtype) -> bool:
-    """Whether PyTorch has these kernels for a type of device and a dtype, found by trying them.
+    """Whether PyTorch has these kernels for a type of device and a dtype, found by trying them once.
 
     Where it has none, the product gathers and adds, which is right and slow, and one warning says so.
     """
-    tensor = torch.tensor
+    if (device_type, dtype) not in _tried:
+        _tried[device_type, dtype] = _try_kernels(torch.device(device_type), dtype)
+        if not _tried[device_type, dtype]:
+            name = str(dtype).removeprefix("torch.")
+            message = f"PyTorch has no sparse kernels for {name} on {device_type}: sparse layers are right, but slow"
+            warnings.warn(message, UserWarning, stacklevel=2)
+    return _tried[device_type, dtype]
+
+
+def _try_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    crow_indices, col_indices = (torch.tensor(indices, device=device).int() for indices in ([0, 1, 2], [1, 0]))
+    values, columns = torch.tensor([3, 4], dtype=dtype, device=device), torch.eye(2, dtype=dtype, device=device)
     try:
-        device = torch.device(device_type)
-        layout = Layout(tensor([0, 1, 2], device=device).int(), tensor([1, 0], device=device).int(), (2, 2))
-        values, columns = tensor([3, 4], dtype=dtype, device=device), torch.eye(2, dtype=dtype, device=device)
-        product = _multiply_by_embedding(values, columns, layout)
-        pattern = csr_tensor(layout.crow_indices, layout.col_indices, torch.zeros_like(values), (2, 2))
-        sampled = torch.sparse.sampled_addmm(pattern, product, columns).values()
-        found = bool((sampled == values).all())
+        product = _multiply_by_embedding(values, columns, Layout(crow_indices, col_indices, (2, 2)))
+        pattern = csr_tensor(crow_indices, col_indices, torch.zeros_like(values), (2, 2))
+        sampled: Tensor = torch.sparse.sampled_addmm(pattern, product, columns)
+        return sampled.values().equal(values)
     except (RuntimeError, NotImplementedError):
-        found = False
-    if not found:
-        name = str(dtype).removeprefix("torch.")
-        message = f"PyTorch has no sparse kernels for {name} on {device_type}: sparse layers compute right, but slowly"
-        warnings.warn(message, UserWarning, stacklevel=2)
-    return found
+        return False

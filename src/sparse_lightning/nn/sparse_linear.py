@@ -24,9 +24,8 @@ from sparse_lightning.nn.csr_linear import Layout, Transposed, csr_linear
 class SparseLinear(nn.Module):
     """A linear map whose weight is sparse: ``y = x W^T + b``, computed on the connections alone.
 
-    Forward, backward and optimizer step take memory and time in proportion to the number of connections (nnz); no
-    tensor of out x in elements exists. Exactly one of `density`, `mask` and `positions` sets the topology. It changes
-    by :meth:`rewire`, in place.
+    Forward, backward and optimizer step take memory and time in proportion to the number of connections (nnz).
+    Exactly one of `density`, `mask` and `positions` sets the topology; :meth:`rewire` changes it in place.
 
     Args:
         in_features: Size of each input sample.
@@ -105,9 +104,8 @@ class SparseLinear(nn.Module):
         crow_indices, col_indices = csr_from_positions(positions.to(device), (self.out_features, self.in_features))
         self.register_buffer("crow_indices", crow_indices)
         self.register_buffer("col_indices", col_indices)
-        self.register_buffer("_crow_transposed", None, persistent=False)
-        self.register_buffer("_col_transposed", None, persistent=False)
-        self.register_buffer("_permutation", None, persistent=False)
+        for name in ("_crow_transposed", "_col_transposed", "_permutation"):
+            self.register_buffer(name, None, persistent=False)
         self.values = nn.Parameter(torch.empty(len(col_indices), device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
         self.register_load_state_dict_pre_hook(_adopt_topology)  # type: ignore[no-untyped-call]
