@@ -455,7 +455,7 @@ def test_a_refused_rewiring_changes_nothing():
 
 
 def test_a_huge_layer_is_built_trained_and_rewired_by_indices():
-    size, nnz = 500_000, 20_000  # its dense weight would take 1 TB
+    size, nnz = 500_000, 21_000  # its dense weight would take 1 TB
     layer = SparseLinear(size, size, nnz / size**2)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
     before = layer.values.detach().clone()
@@ -524,6 +524,7 @@ def test_the_first_layer_of_a_process_gives_no_warning():
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # Dynamo's own
 def test_a_compiled_layer_computes_the_same_and_follows_a_rewiring():
     layer = SparseLinear(9, 11, 0.3)
     compiled, inputs = torch.compile(layer, backend="eager"), torch.randn(4, 9)

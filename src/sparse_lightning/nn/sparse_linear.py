@@ -169,7 +169,8 @@ class SparseLinear(nn.Module):
         needed = torch.is_grad_enabled() and input.requires_grad
         batch = input if input.dim() == 2 else input.reshape(-1, self.in_features)
         transposed, by_feature = self._transposed() if needed else None, self.transposed_output and input.dim() == 2
-        output = csr_linear(batch, self.values, self.bias, self._layout, transposed, by_feature=by_feature)
+        layout = Layout(self.crow_indices, self.col_indices, (self.out_features, self.in_features))
+        output = csr_linear(batch, self.values, self.bias, layout, transposed, by_feature=by_feature)
         return output if input.dim() == 2 else output.view(*input.shape[:-1], self.out_features)
 
     @property
@@ -249,10 +250,6 @@ class SparseLinear(nn.Module):
     @property
     def _numel(self) -> int:
         return self.out_features * self.in_features
-
-    @property
-    def _layout(self) -> Layout:
-        return Layout(self.crow_indices, self.col_indices, (self.out_features, self.in_features))
 
     def _transposed(self) -> Transposed:
         """The transposed layout, computed once for a topology, and only if an input ever needs a gradient."""
