@@ -150,8 +150,8 @@ class SparseMLP(LightningModule):
             density=self.hparams["density"],
             prune_fraction=self.hparams["prune_fraction"],
             growth=None if hebbian_grow is None else hebbian if hebbian_grow else "random",
-            pruning_early_stop=pruning_early_stop,
-            seed=seed,
+            pruning_early_stop=self.hparams["pruning_early_stop"],
+            seed=self.hparams["seed"],
         )
         self._metrics = EpochMetrics()
 
