@@ -1,4 +1,4 @@
-"""Dynamic sparse training for PyTorch Lightning."""
+"""Dynamic sparse training for PyTorch Lightning: everything public is importable from here."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -6,10 +6,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparse_lightning.callbacks.presets import SET, SNFS, HebbianRegrow, RandomRegrow, RigL, StaticSparse
     from sparse_lightning.callbacks.prune_regrow import PruneRegrow
-    from sparse_lightning.criteria.coactivation import Coactivation
+    from sparse_lightning.criteria.base import (
+        ConstantCount,
+        CountCriterion,
+        GrowthCriterion,
+        LayerView,
+        PruningCriterion,
+    )
+    from sparse_lightning.criteria.coactivation import CoactivationTracker
     from sparse_lightning.criteria.growth import (
         GradientGrowth,
-        Growth,
         HebbianGrowth,
         InverseHebbianGrowth,
         MomentumGrowth,
@@ -18,10 +24,9 @@ if TYPE_CHECKING:
     from sparse_lightning.criteria.pruning import (
         HebbianPruning,
         InverseHebbianPruning,
-        Magnitude,
+        MagnitudePruning,
         MixedPruning,
-        Pruning,
-        SignedMagnitude,
+        SignedMagnitudePruning,
         WeightedHebbianPruning,
     )
     from sparse_lightning.datamodules.mnist import MNISTDataModule
@@ -29,27 +34,49 @@ if TYPE_CHECKING:
     from sparse_lightning.models.sparse_mlp import SparseMLP
 
 __version__ = "0.1.0"
+_NAMES = {
+    "callbacks.presets": ("SET", "SNFS", "HebbianRegrow", "RandomRegrow", "RigL", "StaticSparse"),
+    "callbacks.prune_regrow": ("PruneRegrow",),
+    "criteria.base": ("ConstantCount", "CountCriterion", "GrowthCriterion", "LayerView", "PruningCriterion"),
+    "criteria.coactivation": ("CoactivationTracker",),
+    "criteria.growth": ("GradientGrowth", "HebbianGrowth", "InverseHebbianGrowth", "MomentumGrowth", "RandomGrowth"),
+    "criteria.pruning": (
+        "HebbianPruning",
+        "InverseHebbianPruning",
+        "MagnitudePruning",
+        "MixedPruning",
+        "SignedMagnitudePruning",
+        "WeightedHebbianPruning",
+    ),
+    "datamodules.mnist": ("MNISTDataModule",),
+    "export.inspection": ("sparsity_report", "topology_of"),
+    "models.sparse_mlp": ("SparseMLP",),
+}
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
     "SET",
     "SNFS",
-    "Coactivation",
+    "CoactivationTracker",
+    "ConstantCount",
+    "CountCriterion",
     "GradientGrowth",
-    "Growth",
+    "GrowthCriterion",
     "HebbianGrowth",
     "HebbianPruning",
     "HebbianRegrow",
     "InverseHebbianGrowth",
     "InverseHebbianPruning",
+    "LayerView",
     "MNISTDataModule",
-    "Magnitude",
+    "MagnitudePruning",
     "MixedPruning",
     "MomentumGrowth",
     "PruneRegrow",
-    "Pruning",
+    "PruningCriterion",
     "RandomGrowth",
     "RandomRegrow",
     "RigL",
-    "SignedMagnitude",
+    "SignedMagnitudePruning",
     "SparseMLP",
     "StaticSparse",
     "WeightedHebbianPruning",
@@ -57,23 +84,13 @@ __all__ = [
     "topology_of",
 ]
 
-_HOMES = (
-    "callbacks.prune_regrow",
-    "callbacks.presets",
-    "criteria.coactivation",
-    "criteria.growth",
-    "criteria.pruning",
-    "datamodules.mnist",
-    "export.inspection",
-    "models.sparse_mlp",
-)
-
 
 def __getattr__(name: str) -> Any:
-    """PyTorch and Lightning, which take seconds, are imported with the first of these names: `--help` needs none."""
-    if name in __all__:
-        for home in _HOMES:
-            found = getattr(import_module(f"{__name__}.{home}"), name, None)
-            if found is not None:
-                return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import PyTorch and Lightning, which take seconds, with the first of these names: `--help` needs none."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from sparse_lightning import Growth, HebbianGrowth, PruneRegrow
-from sparse_lightning.functional.masks import generator_for, random_mask
+from sparse_lightning.functional.masks import derived_generator, random_mask
 
 NAMES = ("network.0.weight", "network.3.weight", "network.5.weight")
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=1e-4)
@@ -217,8 +217,8 @@ def test_growth_and_pruning_share_one_count_of_coactivation(trainer, model, net,
 
 def test_gradient_growth_sees_the_gradient_of_the_step_just_taken(trainer, model, net, data):
     class Look(PruneRegrow):
-        def growth_scores(self, name, weight, mask, generator):
-            scores = super().growth_scores(name, weight, mask, generator)
+        def growth_scores(self, layer):
+            scores = super().growth_scores(layer)
             assert scores.equal(weight.grad.abs())
             assert scores[~mask].any()
             self.batches = [*getattr(self, "batches", []), (self.trainer.current_epoch, self.trainer.global_step)]
@@ -543,7 +543,7 @@ def sparse(network: nn.Sequential, density: float) -> dict[str, Tensor]:
     state = copy.deepcopy(network.state_dict())
     for name in ("0.weight", "3.weight", "5.weight"):
         count = round(density * state[name].numel())
-        state[name] *= random_mask(state[name].shape, count, generator_for("elsewhere", name))
+        state[name] *= random_mask(state[name].shape, count, derived_generator("elsewhere", name))
     return state
 
 
@@ -644,9 +644,9 @@ def test_every_layer_draws_its_own_lot_at_every_rewiring(trainer, model, net, da
     class Lots(PruneRegrow):
         drawn: tuple[int, ...] = ()
 
-        def growth_scores(self, name, weight, mask, generator):
+        def growth_scores(self, layer):
             self.drawn = (*self.drawn, generator.initial_seed())
-            return super().growth_scores(name, weight, mask, generator)
+            return super().growth_scores(layer)
 
     callback = Lots()
     trainer(max_epochs=4, callbacks=[callback]).fit(model(net), data)
@@ -699,7 +699,7 @@ def test_should_rewire_is_a_method_of_its_own(trainer, model, net, data):
 
 def test_prune_mask_is_a_method_of_its_own(trainer, model, net, data):
     class Magnitude(PruneRegrow):
-        def prune_mask(self, name, weight, mask, fraction, generator):
+        def prune_mask(self, layer):
             largest = weight[mask].abs().sort().values[int(fraction * mask.sum()) - 1]
             return mask & (weight.abs() <= largest)
 
@@ -715,7 +715,7 @@ def test_growth_scores_is_a_method_of_its_own(trainer, model, net, data):
         def on_before_zero_grad(self, trainer, pl_module, optimizer):
             self.gradients = {name: p.grad.abs() for name, p in pl_module.named_parameters() if p.grad is not None}
 
-        def growth_scores(self, name, weight, mask, generator):
+        def growth_scores(self, layer):
             return self.gradients[name]
 
     callback = GradientGrowth(density=0.5)
@@ -771,10 +771,10 @@ def test_logged_measures_by_hand(trainer, model, data, record):
     class InTurn(PruneRegrow):
         """Drops the first active connection and grows the first that is free."""
 
-        def prune_mask(self, name, weight, mask, fraction, generator):
+        def prune_mask(self, layer):
             return mask & (mask.cumsum(1) == 1)
 
-        def growth_scores(self, name, weight, mask, generator):
+        def growth_scores(self, layer):
             return -torch.arange(4.0).view(1, 4)
 
     layer = nn.Linear(4, 1, bias=False)

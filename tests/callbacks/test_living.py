@@ -67,7 +67,7 @@ class Keep(Callback):
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "steps": {"every_n_steps": 4},
-    "cosine": {"schedule": "cosine", "every_n_steps": 2, "last": 0.75},
+    "cosine": {"schedule": "cosine", "every_n_steps": 2, "stop": 0.75},
     "keep": {"optimizer_state": "keep"},
     "regrow": {"regrow": True, "every_n_steps": 3},
     "erk": {"distribution": "erk", "density": {"*": 0.4}},
@@ -126,9 +126,9 @@ def skipping(model: type[LightningModule], steps: list[int]) -> type[LightningMo
 
 def test_growth_by_gradient_waits_for_the_next_step_that_is_taken(trainer, model, data):
     class Look(PruneRegrow):
-        def growth_scores(self, name, weight, mask, generator):
+        def growth_scores(self, layer):
             self.when.append(self.model.tried)
-            return super().growth_scores(name, weight, mask, generator)
+            return super().growth_scores(layer)
 
     callback = Look(density=0.5, growth="gradient")
     callback.when, callback.model = [], skipping(model, [0, 1, 5, 6])(convolutional())

@@ -23,7 +23,7 @@ def test_every_preset_trains_and_only_the_static_one_stays(trainer, model, net, 
 
 
 def test_a_preset_takes_every_argument_and_what_is_given_counts():
-    callback = RigL(0.05, prune_fraction=0.5, every_n_steps=7, last=100, schedule="linear", regrow=False, seed=3)
+    callback = RigL(0.05, prune_fraction=0.5, every_n_steps=7, stop=100, schedule="linear", regrow=False, seed=3)
     assert (callback.density, callback.prune_fraction, callback.every_n_steps, callback.last) == (0.05, 0.5, 7, 100)
     assert not callback.regrow
     assert RigL(every_n_epochs=2).every_n_steps is None
@@ -61,9 +61,9 @@ class Watched(RigL):
         super().setup(trainer, pl_module, stage)
         self.trainer, self.seen = trainer, []
 
-    def prune_mask(self, name, weight, mask, fraction, generator):
+    def prune_mask(self, layer):
         self.seen.append((self.trainer.global_step, fraction))
-        return super().prune_mask(name, weight, mask, fraction, generator)
+        return super().prune_mask(layer)
 
 
 def test_rigl_rewires_every_few_steps_until_three_quarters_less_and_less(trainer, model, net, data):

@@ -425,7 +425,7 @@ def test_a_network_of_convolutions_is_counted_after_norm_and_activation():
 
 def test_activity_is_read_where_it_was_told():
     network = OneReLU()
-    statistic = Coactivation(read_at={"first": "norm", "second.weight": "second"})
+    statistic = Coactivation(read_at={"start": "norm", "second.weight": "second"})
     statistic.attach(network, ["first.weight", "second.weight"])
     first, second = torch.zeros(6, 6, dtype=torch.int32), torch.zeros(6, 6, dtype=torch.int32)
     for _ in range(3):
@@ -444,7 +444,7 @@ def test_activity_is_read_where_it_was_told():
     ("read_at", "message"),
     [
         ({"third": "norm"}, "Expected read_at to name layers that are sparse, got 'third'"),
-        ({"first": "nrom"}, "Expected read_at to name a module of the model for 'first', got 'nrom'"),
+        ({"start": "nrom"}, "Expected read_at to name a module of the model for 'first', got 'nrom'"),
     ],
 )
 def test_a_name_that_is_not_there_is_refused_before_training(read_at, message):

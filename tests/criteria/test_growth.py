@@ -12,7 +12,7 @@ from sparse_lightning.criteria.growth import (
     MomentumGrowth,
     RandomGrowth,
 )
-from sparse_lightning.functional.masks import generator_for, rewire
+from sparse_lightning.functional.masks import derived_generator, exchange
 
 
 def watched(growth: HebbianGrowth, layer: nn.Linear, inputs: list[list[float]]) -> None:
@@ -27,7 +27,7 @@ def watched(growth: HebbianGrowth, layer: nn.Linear, inputs: list[list[float]]) 
 def test_random_scores_follow_the_generator_alone():
     mask = torch.zeros(3, 4, dtype=torch.bool)
     scores = [
-        RandomGrowth().scores(name, weight, mask, generator_for(key))
+        RandomGrowth().scores(name, weight, mask, derived_generator(key))
         for name, weight, key in (("a", torch.zeros(3, 4), 0), ("b", torch.ones(3, 4), 0), ("a", torch.zeros(3, 4), 1))
     ]
     assert scores[0].shape == (3, 4)
@@ -40,7 +40,7 @@ def test_random_growth_reaches_every_inactive_connection_alike():
     dropped = torch.tensor([[True, True, False, False], [False, False, False, False]])
     times = torch.zeros(2, 4)
     for n in range(1500):
-        generator = generator_for("grow", n)
+        generator = derived_generator("grow", n)
         times += rewire(mask, dropped, RandomGrowth().scores("w", torch.zeros(2, 4), mask, generator), generator)[1]
     assert times[mask].tolist() == [0, 0]
     assert (times[~mask] - 500).abs().max() < 5 * (1500 / 3 * 2 / 3) ** 0.5
@@ -51,7 +51,7 @@ def test_hebbian_scores_are_coactivation_counts():
     layer.weight.data = torch.tensor([[1.0, 0.0], [0.0, -1.0]])
     growth = HebbianGrowth()
     watched(growth, layer, [[1.0, 2.0], [3.0, -1.0], [-1.0, -2.0]])  # outputs: (+, -), (+, +), (-, +)
-    scores = growth.scores("weight", layer.weight, torch.zeros(2, 2, dtype=torch.bool), generator_for(0))
+    scores = growth.scores("weight", layer.weight, torch.zeros(2, 2, dtype=torch.bool), derived_generator(0))
     assert scores.tolist() == [[2, 1], [1, 0]]
 
 
@@ -60,8 +60,8 @@ def test_hebbian_growth_connects_the_units_that_fire_together():
     layer.weight.data = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     growth, mask = HebbianGrowth(), layer.weight != 0
     watched(growth, layer, [[1.0, 0.0, 1.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])  # input 2 fires with output 0
-    scores = growth.scores("weight", layer.weight, mask, generator_for(0))
-    new, _ = rewire(mask, torch.tensor([[False] * 3, [False, True, False]]), scores, generator_for(0))
+    scores = growth.scores("weight", layer.weight, mask, derived_generator(0))
+    new, _ = rewire(mask, torch.tensor([[False] * 3, [False, True, False]]), scores, derived_generator(0))
     assert new.tolist() == [[True, False, True], [False, False, False]]
 
 
@@ -69,7 +69,7 @@ def test_hebbian_growth_refuses_to_guess_for_a_layer_that_never_ran():
     layer, growth = nn.Linear(2, 2), HebbianGrowth()
     growth.coactivation.attach(layer, {"weight": layer})
     with pytest.raises(RuntimeError, match="Expected the layer of 'weight' to have been called in training"):
-        growth.scores("weight", layer.weight, layer.weight > 0, generator_for(0))
+        growth.scores("weight", layer.weight, layer.weight > 0, derived_generator(0))
 
 
 def test_each_growth_has_statistics_of_its_own():
@@ -90,7 +90,7 @@ def test_inverse_hebbian_scores_are_the_negative_counts():
     layer.weight.data = torch.tensor([[1.0, 0.0], [0.0, -1.0]])
     growth = InverseHebbianGrowth()
     watched(growth, layer, [[1.0, 2.0], [3.0, -1.0], [-1.0, -2.0]])
-    scores = growth.scores("weight", layer.weight, torch.zeros(2, 2, dtype=torch.bool), generator_for(0))
+    scores = growth.scores("weight", layer.weight, torch.zeros(2, 2, dtype=torch.bool), derived_generator(0))
     assert scores.tolist() == [[-2, -1], [-1, 0]]
 
 
@@ -101,16 +101,16 @@ def test_gradient_growth_takes_the_connection_that_rigl_would():
     layer.weight.data = torch.tensor([[2.0, 0.0, 0.0, 0.0]])
     ((layer(torch.tensor([1.0, 2.0, 3.0, -1.0])) - 4) ** 2 / 2).sum().backward()
     growth, mask = GradientGrowth(), layer.weight != 0
-    scores = growth.scores("weight", layer.weight, mask, generator_for(0))
+    scores = growth.scores("weight", layer.weight, mask, derived_generator(0))
     assert scores.tolist() == [[2.0, 4.0, 6.0, 2.0]]
-    new, grown = rewire(mask, mask, scores, generator_for(0))
+    new, grown = rewire(mask, mask, scores, derived_generator(0))
     assert new.tolist() == grown.tolist() == [[False, False, True, False]]
 
 
 def test_gradient_growth_without_a_gradient_is_refused():
     layer = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="Expected a gradient to grow by, got none"):
-        GradientGrowth().scores("weight", layer.weight, layer.weight > 0, generator_for(0))
+        GradientGrowth().scores("weight", layer.weight, layer.weight > 0, derived_generator(0))
 
 
 @pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, lr=0.1, momentum=0.9), torch.optim.Adam])
@@ -125,7 +125,7 @@ def test_momentum_scores_are_the_running_mean_of_the_gradient(optimizer):
         layer.weight.grad = torch.tensor(gradient)
         trained.step()
         mean = keep * mean + take * torch.tensor(gradient)
-    scores = growth.scores("weight", layer.weight, layer.weight > 0, generator_for(0))
+    scores = growth.scores("weight", layer.weight, layer.weight > 0, derived_generator(0))
     torch.testing.assert_close(scores, mean.abs())
 
 
@@ -147,4 +147,4 @@ def test_momentum_before_any_step_is_refused():
     growth = MomentumGrowth()
     growth.statistics["momentum"].attach(layer, ["weight"], [torch.optim.Adam(layer.parameters())])
     with pytest.raises(ValueError, match="Expected momentum to grow by, got none"):
-        growth.scores("weight", layer.weight, layer.weight > 0, generator_for(0))
+        growth.scores("weight", layer.weight, layer.weight > 0, derived_generator(0))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sparse_lightning.criteria.pruning import PRUNING, MixedPruning, Pruning, SignedMagnitude, lowest, signed_magnitude
-from sparse_lightning.functional.masks import generator_for
+from sparse_lightning.functional.masks import derived_generator
 
 
 def pruned(
@@ -16,7 +16,7 @@ def pruned(
     more = len(weight) if inactive is None else inactive
     weights = torch.cat([torch.tensor(weight), torch.zeros(more)])
     mask_of_all = torch.cat([active, torch.zeros(more, dtype=torch.bool)])
-    found = signed_magnitude(weights, mask_of_all, fraction, generator_for(seed)).int().tolist()
+    found = signed_magnitude(weights, mask_of_all, fraction, derived_generator(seed)).int().tolist()
     assert not any(found[len(weight) :])
     return found[: len(weight)]
 
@@ -93,7 +93,7 @@ def test_nothing_goes_at_fraction_zero_or_from_an_empty_mask():
 def test_weight_and_mask_are_left_alone():
     weight, mask = torch.randn(5, 5), torch.rand(5, 5) < 0.5
     before = weight.clone(), mask.clone()
-    signed_magnitude(weight, mask, 0.5, generator_for(0))
+    signed_magnitude(weight, mask, 0.5, derived_generator(0))
     assert weight.equal(before[0])
     assert mask.equal(before[1])
 
@@ -112,7 +112,7 @@ def test_it_equals_a_slow_sort(shape, density, fraction):
         expected |= {place for _, place in own[:count]}
     more = torch.zeros(mask.numel(), dtype=torch.bool)  # that can grow, so that nothing is limited
     weight, mask = torch.cat([weight.flatten(), more.float()]), torch.cat([mask.flatten(), more])
-    dropped = signed_magnitude(weight, mask, fraction, generator_for(0))
+    dropped = signed_magnitude(weight, mask, fraction, derived_generator(0))
     assert set(dropped.flatten().nonzero().flatten().tolist()) == expected
 
 
@@ -135,7 +135,7 @@ def dropped(pruning: Pruning, fraction: float) -> list[list[int]]:
     if "coactivation" in pruning.statistics:
         pruning.statistics = {"coactivation": Counted()}
     mask = WEIGHT != 0
-    return pruning.drop("fc.weight", WEIGHT, mask, fraction, generator_for(0)).int().tolist()[:2]
+    return pruning.drop("fc.weight", WEIGHT, mask, fraction, derived_generator(0)).int().tolist()[:2]
 
 
 @pytest.mark.parametrize("name", [name for name in PRUNING if name != "magnitude"])
@@ -144,7 +144,7 @@ def test_every_criterion_but_magnitude_prunes_all_weights_of_exactly_zero(name):
     pruning = PRUNING[name]()
     if "coactivation" in pruning.statistics:
         pruning.statistics = {"coactivation": Counted()}
-    found = pruning.drop("fc.weight", WEIGHT, mask, 0.0, generator_for(0))
+    found = pruning.drop("fc.weight", WEIGHT, mask, 0.0, derived_generator(0))
     assert found.int().tolist() == [[0, 0], [0, 0], [1, 0], [0, 0]]
 
 
@@ -165,7 +165,12 @@ def test_each_criterion_drops_its_half(name, expected):
 
 def test_magnitude_does_not_care_for_signs():
     weight, mask = torch.tensor([0.1, 0.2, 0.3, -9.0]), torch.ones(4, dtype=torch.bool)
-    assert PRUNING["magnitude"]().drop("", weight, mask, 0.5, generator_for(0)).tolist() == [True, True, False, False]
+    assert PRUNING["magnitude"]().drop("", weight, mask, 0.5, derived_generator(0)).tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -190,14 +195,14 @@ def test_mixed_refuses_a_fraction_out_of_range(fraction):
 
 def test_the_class_is_the_function():
     weight, mask = torch.randn(9, 9), torch.rand(9, 9) < 0.5
-    function = signed_magnitude(weight, mask, 0.3, generator_for(0))
-    assert SignedMagnitude().drop("fc", weight, mask, 0.3, generator_for(0)).equal(function)
+    function = signed_magnitude(weight, mask, 0.3, derived_generator(0))
+    assert SignedMagnitude().drop("fc", weight, mask, 0.3, derived_generator(0)).equal(function)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_the_lowest_are_floored_and_tied_at_random(count):
     mask = torch.arange(20) < 17
-    draws = [lowest(torch.zeros(20), mask, count / 17 + 0.01, generator_for(seed)) for seed in range(200)]
+    draws = [lowest(torch.zeros(20), mask, count / 17 + 0.01, derived_generator(seed)) for seed in range(200)]
     assert {int(draw.sum()) for draw in draws} == {count}
     assert not any((draw & ~mask).any() for draw in draws)
     assert count == 0 or len({tuple(draw.tolist()) for draw in draws}) > 5

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparse_lightning.functional import masks
-from sparse_lightning.functional.masks import choose, fingerprint, generator_for, part, random_mask, rewire, room
+from sparse_lightning.functional.masks import choose, fingerprint, derived_generator, part, random_mask, exchange, room
 
 
 def bits(*rows: str) -> Tensor:
@@ -29,18 +29,18 @@ def some(shape: tuple[int, ...], count: int, seed: int) -> Tensor:
 
 def test_the_highest_scores_are_chosen():
     scores = torch.tensor([[1.0, -2.0, 3.0], [4.0, 0.0, -5.0]])
-    assert choose(scores, 3, everywhere(scores), generator_for(0)).equal(bits("101", "100"))
+    assert choose(scores, 3, everywhere(scores), derived_generator(0)).equal(bits("101", "100"))
 
 
 def test_only_candidates_are_chosen_and_only_their_scores_matter():
     scores = torch.tensor([[9.0, 1.0, float("nan")], [float("inf"), 2.0, 3.0]])
-    assert choose(scores, 2, bits("010", "011"), generator_for(0)).equal(bits("000", "011"))
+    assert choose(scores, 2, bits("010", "011"), derived_generator(0)).equal(bits("000", "011"))
 
 
 def test_ties_are_broken_at_random_not_by_index():
     # One score wins, two lose, eight tie for three places: each of the eight should get 3/8 of 2000 draws, 750.
     scores = torch.tensor([5, 0, 2, 2, 2, 2, 2, 2, 2, 2, 1]).float()
-    draws = torch.stack([choose(scores, 4, everywhere(scores), generator_for("lot", n)) for n in range(2000)])
+    draws = torch.stack([choose(scores, 4, everywhere(scores), derived_generator("lot", n)) for n in range(2000)])
     times = draws.sum(0)
     assert times[[0, 1, 10]].tolist() == [2000, 0, 0]
     assert (times[2:10] - 750).abs().max() < 5 * (2000 * 3 / 8 * 5 / 8) ** 0.5
@@ -50,27 +50,27 @@ def test_ties_are_broken_at_random_not_by_index():
 def test_a_candidate_without_a_finite_score_is_refused(value):
     scores = torch.tensor([1.0, value, 3.0])
     with pytest.raises(ValueError, match="Expected finite scores, got NaN or infinity"):
-        choose(scores, 1, everywhere(scores), generator_for(0))
+        choose(scores, 1, everywhere(scores), derived_generator(0))
 
 
 @pytest.mark.parametrize("count", [-1, 3])
 def test_a_count_that_the_candidates_cannot_fill_is_refused(count):
     with pytest.raises(ValueError, match=f"Expected a count from 0 to the 2 candidates, got {count}"):
-        choose(torch.rand(2, 2), count, bits("10", "01"), generator_for(0))
+        choose(torch.rand(2, 2), count, bits("10", "01"), derived_generator(0))
 
 
 def test_none_and_all_can_be_chosen():
     among = bits("0110", "1001")
-    assert not choose(torch.zeros(2, 4), 0, among, generator_for(0)).any()
-    assert choose(torch.zeros(2, 4), 4, among, generator_for(0)).equal(among)
-    assert not choose(torch.zeros(2, 4), 0, torch.zeros_like(among), generator_for(0)).any()
+    assert not choose(torch.zeros(2, 4), 0, among, derived_generator(0)).any()
+    assert choose(torch.zeros(2, 4), 4, among, derived_generator(0)).equal(among)
+    assert not choose(torch.zeros(2, 4), 0, torch.zeros_like(among), derived_generator(0)).any()
 
 
 def test_integer_scores_are_compared_to_the_last_digit():
     top = 2**31 - 1  # as floats these three would tie
     scores = torch.tensor([top - 1, top, top - 2], dtype=torch.int32)
     for draw in range(20):
-        assert choose(scores, 1, everywhere(scores), generator_for(draw)).tolist() == [False, True, False]
+        assert choose(scores, 1, everywhere(scores), derived_generator(draw)).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int32])
@@ -80,7 +80,7 @@ def test_the_count_is_exact_and_nothing_left_out_scores_more(shape, levels, dtyp
     scores = torch.randint(levels, shape).to(dtype)
     candidates = some(shape, scores.numel() * 2 // 3 + 1, seed=levels)
     for count in range(int(candidates.sum()) + 1):
-        chosen = choose(scores, count, candidates, generator_for(count))
+        chosen = choose(scores, count, candidates, derived_generator(count))
         assert int(chosen.sum()) == count
         assert not (chosen & ~candidates).any()
         if 0 < count < int(candidates.sum()):
@@ -90,7 +90,7 @@ def test_the_count_is_exact_and_nothing_left_out_scores_more(shape, levels, dtyp
 def test_a_choice_repeats_with_its_generator_and_leaves_its_arguments_alone():
     scores, among = torch.zeros(6, 6), some((6, 6), 30, seed=0)
     arguments = scores.clone(), among.clone()
-    first, again, other = (choose(scores, 9, among, generator_for(key)) for key in ("a", "a", "b"))
+    first, again, other = (choose(scores, 9, among, derived_generator(key)) for key in ("a", "a", "b"))
     assert first.equal(again)
     assert not first.equal(other)
     assert scores.equal(arguments[0])
@@ -99,7 +99,7 @@ def test_a_choice_repeats_with_its_generator_and_leaves_its_arguments_alone():
 
 def test_a_random_mask_is_uniform():
     # Each of 20 places should be drawn 4/20 of 3000 times; 45 is far out in the tail of chi-square with 19 degrees.
-    times = sum(random_mask((4, 5), 4, generator_for("uniform", n)).double() for n in range(3000))
+    times = sum(random_mask((4, 5), 4, derived_generator("uniform", n)).double() for n in range(3000))
     assert times.sum() == 4 * 3000
     assert ((times - 600) ** 2 / 600).sum() < 45
 
@@ -107,33 +107,33 @@ def test_a_random_mask_is_uniform():
 @pytest.mark.parametrize("count", [0, 1, 5, 6])
 def test_a_random_mask_among_some_takes_only_those(count):
     among = bits("0111", "1110")
-    mask = random_mask((2, 4), count, generator_for(count), among=among)
+    mask = random_mask((2, 4), count, derived_generator(count), among=among)
     assert int(mask.sum()) == count
     assert not (mask & ~among).any()
 
 
 def test_a_random_mask_of_more_than_there_are_is_refused():
     with pytest.raises(ValueError, match="Expected a count from 0 to the 2 candidates, got 3"):
-        random_mask((2, 2), 3, generator_for(0), among=bits("10", "01"))
+        random_mask((2, 2), 3, derived_generator(0), among=bits("10", "01"))
 
 
 def test_rewiring_drops_and_grows_what_it_was_told_to():
     mask, dropped = bits("1100", "0011"), bits("1000", "0001")
     scores = torch.tensor([[9.0, 9.0, 1.0, 4.0], [3.0, 2.0, 9.0, 9.0]])
-    new, grown = rewire(mask, dropped, scores, generator_for(0))
+    new, grown = rewire(mask, dropped, scores, derived_generator(0))
     assert new.equal(bits("0101", "1010"))
     assert grown.equal(bits("0001", "1000"))
     assert mask.equal(bits("1100", "0011"))
 
 
 def test_a_connection_just_dropped_does_not_come_back_however_high_it_scores():
-    new, _ = rewire(bits("1100"), bits("1000"), torch.tensor([[99.0, 0.0, -1.0, -2.0]]), generator_for(0))
+    new, _ = rewire(bits("1100"), bits("1000"), torch.tensor([[99.0, 0.0, -1.0, -2.0]]), derived_generator(0))
     assert new.equal(bits("0110"))
 
 
 def test_scores_of_active_connections_are_not_read():
     scores = torch.tensor([[float("nan"), float("inf"), 0.0, 1.0]])
-    assert rewire(bits("1100"), bits("0100"), scores, generator_for(0))[0].equal(bits("1001"))
+    assert rewire(bits("1100"), bits("0100"), scores, derived_generator(0))[0].equal(bits("1001"))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_scores_of_active_connections_are_not_read():
 )
 def test_a_rewiring_that_cannot_be_done_is_refused(dropped, scores, message):
     with pytest.raises(ValueError, match=message):
-        rewire(bits("1101"), bits(dropped), torch.tensor([scores]), generator_for(0))
+        rewire(bits("1101"), bits(dropped), torch.tensor([scores]), derived_generator(0))
 
 
 @pytest.mark.parametrize("levels", [1, 2, 1000])
@@ -156,9 +156,9 @@ def test_rewiring_keeps_the_number_of_connections_and_grows_only_inactive_ones(s
     size = shape[0] * shape[1]
     mask = some(shape, round(density * size), seed=0)
     count = min(int(mask.sum()), size - int(mask.sum())) // 2
-    dropped = mask & choose(torch.rand(shape), count, mask, generator_for("drop"))
+    dropped = mask & choose(torch.rand(shape), count, mask, derived_generator("drop"))
     scores = torch.randint(levels, shape)
-    new, grown = rewire(mask, dropped, scores, generator_for(levels))
+    new, grown = rewire(mask, dropped, scores, derived_generator(levels))
     assert int(new.sum()) == int(mask.sum())
     assert int(grown.sum()) == count
     assert not (grown & mask).any()
@@ -182,23 +182,21 @@ def test_a_part_is_floored(fraction, count, expected):
 
 def test_a_generator_is_the_same_in_every_process():
     # Run as a file, since importing the package would take several times as long.
-    script = (
-        f"import runpy; print(runpy.run_path({masks.__file__!r})['generator_for'](0, 3, 'fc.weight').initial_seed())"
-    )
+    script = f"import runpy; print(runpy.run_path({masks.__file__!r})['derived_generator'](0, 3, 'fc.weight').initial_seed())"
     environment = os.environ | {"PYTHONHASHSEED": "12345"}
     run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     # Written out, since the masks of a seed must not change from one release to the next either.
-    assert int(run.stdout) == generator_for(0, 3, "fc.weight").initial_seed() == 1440680228886825760
+    assert int(run.stdout) == derived_generator(0, 3, "fc.weight").initial_seed() == 1440680228886825760
 
 
 def test_every_key_has_a_generator_of_its_own():
     keys = [(0, 3, "a"), (1, 3, "a"), (0, 4, "a"), (0, 3, "b"), (0, "3", "a"), (0, 3), ("0, 3, 'a'",), (3, 0, "a")]
-    assert len({generator_for(*key).initial_seed() for key in keys}) == len(keys)
+    assert len({derived_generator(*key).initial_seed() for key in keys}) == len(keys)
 
 
 def test_making_and_using_a_generator_leaves_the_global_one_alone():
     before = torch.get_rng_state()
-    random_mask((5, 5), 5, generator_for(0))
+    random_mask((5, 5), 5, derived_generator(0))
     assert torch.get_rng_state().equal(before)
 
 
@@ -216,17 +214,17 @@ def test_a_part_as_large_as_the_room_is_all_that_is_inactive():
 
 def test_a_connection_just_dropped_may_win_its_place_back_where_that_is_asked_for():
     mask, dropped, scores = bits("1100"), bits("1000"), torch.tensor([[9.0, 0.0, 1.0, 2.0]])
-    new, grown = rewire(mask, dropped, scores, generator_for(0), regrow=True)
+    new, grown = rewire(mask, dropped, scores, derived_generator(0), regrow=True)
     assert new.equal(mask)
     assert not grown.any()
-    new, grown = rewire(mask, dropped, torch.tensor([[1.5, 0.0, 1.0, 2.0]]), generator_for(0), regrow=True)
+    new, grown = rewire(mask, dropped, torch.tensor([[1.5, 0.0, 1.0, 2.0]]), derived_generator(0), regrow=True)
     assert new.equal(bits("0101"))
     assert grown.equal(bits("0001"))
 
 
 def test_even_all_of_a_dense_mask_can_be_dropped_where_it_may_grow_again():
     mask = bits("111")
-    new, grown = rewire(mask, mask, torch.zeros(1, 3), generator_for(0), regrow=True)
+    new, grown = rewire(mask, mask, torch.zeros(1, 3), derived_generator(0), regrow=True)
     assert new.equal(mask)
     assert not grown.any()
 
@@ -263,7 +261,7 @@ def scored(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 def test_any_choice_is_exact_and_leaves_out_nothing_better(case, data):
     scores, among = case
     count = data.draw(st.integers(0, int(among.sum())))
-    chosen = choose(scores, count, among, generator_for(data.draw(st.integers(0, 9))))
+    chosen = choose(scores, count, among, derived_generator(data.draw(st.integers(0, 9))))
     assert int(chosen.sum()) == count
     assert not (chosen & ~among).any()
     left = among & ~chosen
@@ -275,7 +273,7 @@ def test_any_choice_is_exact_and_leaves_out_nothing_better(case, data):
 def test_more_than_the_candidates_are_always_refused(case, more):
     scores, among = case
     with pytest.raises(ValueError, match="Expected a count from 0"):
-        choose(scores, int(among.sum()) + more, among, generator_for(0))
+        choose(scores, int(among.sum()) + more, among, derived_generator(0))
 
 
 @given(scored(), st.sampled_from([float("nan"), float("inf"), -float("inf")]), st.data())
@@ -285,9 +283,9 @@ def test_a_score_that_is_no_number_is_refused_exactly_where_it_matters(case, val
     scores[place] = value
     if among[place]:
         with pytest.raises(ValueError, match="Expected finite scores"):
-            choose(scores, 0, among, generator_for(0))
+            choose(scores, 0, among, derived_generator(0))
     else:
-        assert not choose(scores, 0, among, generator_for(0)).any()
+        assert not choose(scores, 0, among, derived_generator(0)).any()
 
 
 @given(scored(), st.booleans(), st.data())
@@ -298,7 +296,7 @@ def test_any_rewiring_keeps_the_count_and_grows_only_what_was_inactive(case, reg
     dropped = torch.zeros_like(mask)
     if most:
         dropped[data.draw(st.lists(st.sampled_from(active), max_size=most, unique=True))] = True
-    new, grown = rewire(mask, dropped, scores, generator_for(1), regrow)
+    new, grown = rewire(mask, dropped, scores, derived_generator(1), regrow)
     assert int(new.sum()) == int(mask.sum())
     assert not (grown & mask).any()
     assert (new & ~mask).equal(grown)

@@ -31,13 +31,13 @@ class Moments(PruneRegrow):
     [
         ({}, [1, 2, 3, 4, 5], [3, 6, 9, 12, 15]),
         ({"every_n_epochs": 2}, [2, 4], [6, 12]),
-        ({"first": 2}, [2, 3, 4, 5], [6, 9, 12, 15]),
-        ({"last": 3}, [1, 2, 3], [3, 6, 9]),
-        ({"last": 0.5}, [1, 2, 3], [3, 6, 9]),
-        ({"first": 2, "last": 4, "every_n_epochs": 2}, [2, 4], [6, 12]),
+        ({"start": 2}, [2, 3, 4, 5], [6, 9, 12, 15]),
+        ({"stop": 3}, [1, 2, 3], [3, 6, 9]),
+        ({"stop": 0.5}, [1, 2, 3], [3, 6, 9]),
+        ({"start": 2, "stop": 4, "every_n_epochs": 2}, [2, 4], [6, 12]),
         ({"every_n_steps": 4}, [1, 2, 4, 5], [4, 8, 12, 16]),
-        ({"every_n_steps": 5, "first": 6, "last": 0.9}, [3, 5], [10, 15]),
-        ({"every_n_steps": 1, "last": 3}, [0, 0, 1], [1, 2, 3]),
+        ({"every_n_steps": 5, "start": 6, "stop": 0.9}, [3, 5], [10, 15]),
+        ({"every_n_steps": 1, "stop": 3}, [0, 0, 1], [1, 2, 3]),
     ],
 )
 def test_it_rewires_when_it_was_told_to(trainer, model, net, data, options, epochs, steps):
@@ -59,7 +59,7 @@ HALF_A_COSINE = [(1 + math.cos(math.pi * quarter / 4)) / 2 for quarter in range(
 
 @pytest.mark.parametrize(("schedule", "factors"), [("linear", [1, 0.75, 0.5, 0.25, 0]), ("cosine", HALF_A_COSINE)])
 def test_progress_runs_from_first_to_last(trainer, model, net, data, schedule, factors):
-    callback = Moments(density=0.5, schedule=schedule, first=1, last=5)
+    callback = Moments(density=0.5, schedule=schedule, start=1, stop=5)
     trainer(max_epochs=8, callbacks=[callback]).fit(model(net), data)
     assert callback.factors == pytest.approx(factors)
 
@@ -68,8 +68,8 @@ def test_the_fraction_that_is_dropped_follows_the_schedule(trainer, model, net, 
     class Dropped(Moments):
         counts: list[int]
 
-        def prune_mask(self, name, weight, mask, fraction, generator):
-            dropped = super().prune_mask(name, weight, mask, fraction, generator)
+        def prune_mask(self, layer):
+            dropped = super().prune_mask(layer)
             if name == "network.3.weight":
                 self.counts = [*getattr(self, "counts", []), int(dropped.sum())]
             return dropped
@@ -79,7 +79,7 @@ def test_the_fraction_that_is_dropped_follows_the_schedule(trainer, model, net, 
     assert callback.counts == [12, 8, 4]  # of 32 active
 
 
-@pytest.mark.parametrize("options", [{"schedule": "cosine"}, {"last": 0.5}, {"schedule": "linear", "every_n_steps": 2}])
+@pytest.mark.parametrize("options", [{"schedule": "cosine"}, {"stop": 0.5}, {"schedule": "linear", "every_n_steps": 2}])
 def test_a_share_of_a_training_without_end_is_refused_before_it(trainer, model, net, data, options):
     with pytest.raises(ValueError, match="Expected a Trainer with an end"):
         trainer(max_epochs=-1, callbacks=[PruneRegrow(**options)]).fit(model(net), data)
@@ -97,9 +97,9 @@ def test_a_factor_out_of_range_is_refused(trainer, model, net, data):
         ({"every_n_epochs": 0}, "Expected every_n_epochs to be a whole number from 1, got 0"),
         ({"every_n_steps": 1.5}, "Expected every_n_steps to be a whole number from 1, got 1.5"),
         ({"every_n_steps": 2, "every_n_epochs": 2}, "Expected every_n_epochs or every_n_steps, not both"),
-        ({"first": -1}, "Expected first to be a whole number from 0, got -1"),
-        ({"last": 1.5}, r"Expected last to be a share in \(0, 1\] or a number from first, got 1.5"),
-        ({"first": 5, "last": 4}, r"Expected last to be a share in \(0, 1\] or a number from first, got 4"),
+        ({"start": -1}, "Expected first to be a whole number from 0, got -1"),
+        ({"stop": 1.5}, r"Expected last to be a share in \(0, 1\] or a number from first, got 1.5"),
+        ({"start": 5, "stop": 4}, r"Expected last to be a share in \(0, 1\] or a number from first, got 4"),
         ({"schedule": "sine"}, "Expected schedule to be one of constant, cosine, linear, got 'sine'"),
         ({"optimizer_state": "forget"}, "Expected optimizer_state to be reset or keep, got 'forget'"),
         ({"regrow": "yes"}, "Expected regrow to be true or false, got 'yes'"),

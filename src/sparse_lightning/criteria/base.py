@@ -1,38 +1,147 @@
-"""What a criterion may have watched while a model trains."""
+"""The three decisions of a rewiring, what each is asked with, and the statistics that a decision may gather.
 
+A rewiring decides how many connections each layer shall have (:class:`CountCriterion`), which to prune
+(:class:`PruningCriterion`) and which to grow (:class:`GrowthCriterion`). Each is asked with a :class:`LayerView`.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
-class Statistic(Protocol):
-    """Something watched while a model trains, which a criterion reads when the topology moves.
+@dataclass(eq=False, kw_only=True)
+class LayerView:
+    """One sparse weight at the moment of a rewiring, as criteria are given it. They read it and change nothing.
 
-    Two criteria of one callback that name the same statistic share it.
+    Attributes:
+        name: The weight's parameter name.
+        weight: The weight, (out, in, ...).
+        mask: The active connections before the pruning, boolean, shaped like `weight`.
+        kept: The active connections that the pruning left, shaped like `weight`; `mask` itself until it has pruned.
+        count: The number of connections that are to be active after the rewiring.
+        prune_fraction: Share of the active connections to prune, exact, in [0, 1).
+        progress: Share of the training that is over, exact, in [0, 1].
+        generator: CPU generator for any randomness, the same on every rank and after a resume.
+        previous: The sparse weight before this one in the order of the model's parameters, or None.
+        next: The sparse weight after this one, or None.
+    """
+
+    name: str
+    weight: Tensor
+    mask: Tensor
+    count: int
+    prune_fraction: Fraction
+    progress: Fraction
+    generator: torch.Generator
+    kept: Tensor = field(init=False)
+    previous: "LayerView | None" = None
+    next: "LayerView | None" = None
+
+    def __post_init__(self) -> None:
+        self.kept = self.mask
+
+
+class Statistic(Protocol):
+    """Something gathered while a model trains, which a criterion reads at a rewiring.
+
+    Two criteria of one callback that name equal statistics alike share one.
     """
 
     def attach(self, module: nn.Module, names: Collection[str], optimizers: Sequence[Optimizer] = ()) -> None:
-        """Start watching.
+        """Start to gather.
 
         Args:
             module: The model.
-            names: Names of those of its parameters that are sparse.
-            optimizers: Those that train it.
+            names: Names of its parameters that are sparse.
+            optimizers: The optimizers that train them.
         """
 
     def detach(self) -> None:
-        """Stop watching, keeping what was gathered."""
+        """Stop to gather and keep what was gathered."""
 
     def count(self) -> None:
         """Take in the batch that has just run."""
 
     def reset(self) -> None:
-        """Forget, after the topology has moved."""
+        """Start again from nothing, after the topology has moved."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold, gathered over all ranks."""
+        """Return what a checkpoint must hold, gathered over all ranks."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
+
+
+class Criterion:
+    """Base of all criteria.
+
+    Attributes:
+        statistics: What the criterion needs to be gathered, by a name that says in a checkpoint what it is.
+    """
+
+    statistics: Mapping[str, Statistic] = MappingProxyType({})
+
+    def unreadable(self, names: Collection[str]) -> list[str]:
+        """Return those of these weights that the criterion knows nothing about now; a rewiring leaves them alone."""
+        return []
+
+    def __repr__(self) -> str:
+        """Return the expression that builds the criterion, without arguments unless a subclass adds them."""
+        return f"{type(self).__name__}()"
+
+
+class CountCriterion(Criterion, ABC):
+    """Decides how many connections each layer shall have now."""
+
+    @abstractmethod
+    def counts(self, layers: Sequence[LayerView]) -> dict[str, int]:
+        """Return the number of active connections of each of these layers after the rewiring, by parameter name."""
+
+
+class ConstantCount(CountCriterion):
+    """Every layer keeps its number of connections."""
+
+    def counts(self, layers: Sequence[LayerView]) -> dict[str, int]:
+        """Return what the layers have."""
+        return {layer.name: int(layer.mask.count_nonzero()) for layer in layers}
+
+
+COUNTS: dict[str, type[CountCriterion]] = {"constant": ConstantCount}
+
+
+class PruningCriterion(Criterion, ABC):
+    """Decides which active connections of a layer to prune."""
+
+    @abstractmethod
+    def prune(self, layer: LayerView) -> Tensor:
+        """Choose the connections to prune.
+
+        Returns:
+            Their mask, boolean, shaped like the weight, all of them active, as many as can be replaced at most.
+        """
+
+
+class GrowthCriterion(Criterion, ABC):
+    """Decides how much each inactive connection of a layer deserves to grow.
+
+    Attributes:
+        reads_gradient: Whether `scores` reads ``layer.weight.grad``. Then a rewiring waits until the next optimizer
+            step has been taken, so that there is a gradient, the same on every rank, whatever has been interrupted.
+    """
+
+    reads_gradient: ClassVar[bool] = False
+
+    @abstractmethod
+    def scores(self, layer: LayerView) -> Tensor:
+        """Score the connections of a layer.
+
+        Returns:
+            Finite real numbers shaped like the weight; the connections with the highest ones grow.
+        """

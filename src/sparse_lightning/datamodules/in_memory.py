@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparse_lightning.functional.masks import generator_for
+from sparse_lightning.functional.masks import derived_generator
 
 Batch = tuple[Tensor, Tensor]
 
@@ -46,7 +46,7 @@ class Order:
         if self.seed is None:
             own = torch.arange(self.rank, self.count, self.ranks)
         else:
-            order = torch.randperm(self.count, generator=generator_for(self.seed, "order", self.epoch))
+            order = torch.randperm(self.count, generator=derived_generator(self.seed, "order", self.epoch))
             own = order[self.rank :: self.ranks][: self.count // self.ranks]
         batches = torch.split(own, self.batch_size)
         return iter(batches + (own[:0],) * (len(self) - len(batches)))

@@ -1,1 +1,1 @@
-"""Pure functions on tensors: masks, pruning, growth, coactivation, densities, schedules."""
+"""Pure functions, tensors in and tensors out: masks, pruning, coactivation, densities, schedules."""

@@ -7,8 +7,11 @@ each of them gets. The sum is exact to one connection, and no layer gets more th
 import math
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from typing import Literal
 
 Shapes = Mapping[str, Sequence[int]]
+Distribution = Callable[[Shapes, float], dict[str, int]]
+DistributionName = Literal["uniform", "erdos_renyi", "erk"]
 
 
 def uniform(shapes: Shapes, density: float) -> dict[str, int]:
@@ -66,7 +69,7 @@ def erk(shapes: Shapes, density: float) -> dict[str, int]:
     return _spread({name: _ratio(shape) for name, shape in shapes.items()}, shapes, density)
 
 
-DENSITIES: dict[str, Callable[[Shapes, float], dict[str, int]]] = {
+DENSITIES: dict[str, Distribution] = {
     "uniform": uniform,
     "erdos_renyi": erdos_renyi,
     "erk": erk,

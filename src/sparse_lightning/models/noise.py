@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sparse_lightning.functional.masks import part
+from sparse_lightning.functional.masks import floor_count
 
 WHITE, BLACK = 0.9, 0.1
 
@@ -27,7 +27,7 @@ def replace_pixels(images: Tensor, fraction: float, generator: torch.Generator) 
     tensor([0.0000, 0.0000, 0.0000, 0.0000, 0.1000, 0.1000, 0.9000, 0.9000])
     """
     noised = images.flatten(1).clone()
-    count = part(fraction, noised.shape[1])
+    count = floor_count(fraction, noised.shape[1])
     chosen = torch.rand(noised.shape, generator=generator).topk(count).indices.to(noised.device)
     noised.scatter_(1, chosen[:, : count // 2], WHITE)
     noised.scatter_(1, chosen[:, count // 2 :], BLACK)

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from sparse_lightning.callbacks.prune_regrow import PruneRegrow
 from sparse_lightning.criteria.growth import HebbianGrowth
 from sparse_lightning.functional.checks import expect, is_integer, is_number
-from sparse_lightning.functional.masks import generator_for
+from sparse_lightning.functional.masks import derived_generator
 from sparse_lightning.models.metrics import EpochMetrics
 from sparse_lightning.models.mlp import build_mlp
 from sparse_lightning.models.noise import replace_pixels
@@ -218,7 +218,7 @@ class SparseMLP(LightningModule):
         if self.hparams["test_noise"]:
             trainer = self.trainer
             key = ("noise", trainer.current_epoch, batch_idx, trainer.global_rank)
-            generator = generator_for(self.hparams["seed"], *key)
+            generator = derived_generator(self.hparams["seed"], *key)
             self._measure("noise", replace_pixels(images, self.hparams["noise_level"], generator), labels)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:

@@ -1,0 +1,57 @@
+"""Averages of weights: they remember connections long pruned, and are brought onto the masks of their source."""
+
+from collections.abc import Collection, Iterator, Mapping
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from torch import Tensor, nn
+
+from sparse_lightning.functional.masks import zero_inactive_
+
+
+@torch.no_grad()
+def project_averages(trainer: Trainer, module: nn.Module, masks: Mapping[str, Tensor], names: Collection[str]) -> None:
+    """Bring averages of these weights onto their masks.
+
+    These are the averages that Lightning's callbacks keep, and those within the model: modules such as PyTorch's
+    AveragedModel, which hold a copy in `module` and have a method that updates it.
+    """
+    pairs = [*_of_callbacks(trainer, module), *_within(module)]
+    for source, average in pairs:
+        for name in names:
+            weight = average.get(name.removeprefix(source)) if name.startswith(source) else None
+            if weight is not None and weight.shape == masks[name].shape:
+                zero_inactive_(weight, masks[name].to(weight.device))
+
+
+def only_averages(trainer: Trainer) -> bool:
+    """Return whether this epoch trains nothing and only updates the batch norm of the averaged network."""
+    return any(
+        isinstance(callback, StochasticWeightAveraging) and trainer.current_epoch > callback.swa_end
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+    )
+
+
+def _of_callbacks(trainer: Trainer, module: nn.Module) -> Iterator[tuple[str, dict[str, nn.Parameter]]]:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        average = getattr(callback, "_average_model", None)
+        if isinstance(callback, WeightAveraging | StochasticWeightAveraging) and average is not None:
+            names = (name for name, _ in module.named_parameters())
+            yield "", dict(zip(names, average.parameters(), strict=True))
+
+
+def _within(module: nn.Module) -> Iterator[tuple[str, dict[str, nn.Parameter]]]:
+    """Averages within a model, each with the prefix of the submodule that it averages."""
+    modules = dict(module.named_modules())
+    for path, each in modules.items():
+        copy = getattr(each, "module", None)
+        if not (isinstance(copy, nn.Module) and (hasattr(each, "update_parameters") or hasattr(each, "update"))):
+            continue
+        average = dict(copy.named_parameters())
+        shapes = {name: weight.shape for name, weight in average.items()}
+        for source, candidate in modules.items():
+            inside = source == path or source.startswith(f"{path}.")
+            if not inside and {name: weight.shape for name, weight in candidate.named_parameters()} == shapes:
+                yield f"{source}." if source else "", average
+                break

@@ -1,0 +1,88 @@
+"""What a PruneRegrow refuses: strategies that shard weights, shared weights, changed settings, ranks that differ."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from sparse_lightning.functional.masks import fingerprint
+
+_SHARDING = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
+
+
+def refuse_sharding(trainer: Trainer) -> None:
+    """Refuse a strategy that keeps no weight whole on every process.
+
+    Raises:
+        ValueError: The strategy is one of those.
+    """
+    kinds = {kind.__name__ for kind in type(trainer.strategy).__mro__}
+    if kinds.intersection(_SHARDING):
+        raise ValueError(
+            "Expected a strategy that keeps every weight whole on every process, such as ddp, got "
+            f"{type(trainer.strategy).__name__}, which shards them"
+        )
+
+
+def refuse_shared_weights(chosen: Sequence[Collection[str]]) -> None:
+    """Refuse weights that more than one PruneRegrow has chosen.
+
+    Args:
+        chosen: The names of the weights that each of them has chosen.
+
+    Raises:
+        ValueError: There are some.
+    """
+    counts = Counter(name for names in chosen for name in names)
+    shared = [name for name, count in counts.items() if count > 1]
+    if shared:
+        raise ValueError(f"Expected one PruneRegrow for each weight, got two for {', '.join(shared)}")
+
+
+def refuse_changed_settings(now: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Refuse to continue a run with other settings than it was begun with.
+
+    Raises:
+        ValueError: Some differ; each is named with both values.
+    """
+    differing = [name for name in now if name in saved and now[name] != saved[name]]
+    if differing:
+        listed = ", ".join(f"{name}={saved[name]}, now {now[name]}" for name in differing)
+        raise ValueError(
+            f"Expected the settings of the checkpoint, got others: {listed}. To start a new training from its weights, "
+            "load them into the model and call fit without ckpt_path"
+        )
+
+
+def refuse_other_layers(now: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Refuse masks of other layers than the model's.
+
+    Raises:
+        ValueError: Names or shapes differ.
+    """
+    for name in [*now, *saved] if now else ():
+        shapes = [list(masks[name].shape) if name in masks else None for masks in (now, saved)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"Expected a checkpoint with {name!r} of shape {shapes[0]}, got {shapes[1]}")
+
+
+def refuse_different_ranks(trainer: Trainer, masks: Mapping[str, Tensor]) -> None:
+    """Compare masks between processes; a collective operation when training is distributed.
+
+    Raises:
+        RuntimeError: A process has others.
+    """
+    if trainer.world_size == 1 or not masks:
+        return
+    own = torch.tensor([fingerprint(mask) for mask in masks.values()], device=trainer.strategy.root_device)
+    every = trainer.strategy.all_gather(own)
+    differs = (every != every[0]).any(0).tolist()
+    if any(differs):
+        names = [name for name, other in zip(masks, differs, strict=True) if other]
+        raise RuntimeError(
+            f"Expected the same masks on every process, got different ones of {', '.join(names)}: scores must not "
+            "depend on the process, and randomness must come from the generator that is given"
+        )

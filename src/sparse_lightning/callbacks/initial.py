@@ -1,0 +1,61 @@
+"""Where the first connections of a weight come from: drawn, taken from its magnitudes, or from the zeros it has."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sparse_lightning.functional.masks import choose, derived_generator, random_mask
+
+InitialName = Literal["auto", "random", "magnitude", "nonzero"]
+
+
+def first_mask(name: str, weight: Tensor, count: int, seed: int, initial: InitialName, loaded: bool) -> Tensor:
+    """Draw or read the first mask of a weight.
+
+    Args:
+        name: The weight's parameter name, which decides its random choices with the seed.
+        weight: The weight, (out, in, ...).
+        count: How many connections are active.
+        seed: The seed.
+        initial: ``"random"`` draws them uniformly, ``"magnitude"`` takes the largest absolute weights, ``"nonzero"``
+            the weights that are not zero, filled up at random. ``"auto"`` is ``"nonzero"`` where a weight has a
+            topology (see :func:`has_topology`), else ``"magnitude"`` for weights of a checkpoint and ``"random"`` for
+            others.
+        loaded: Whether the weights come from a checkpoint.
+
+    Raises:
+        ValueError: The weight has a topology of more connections than `count`.
+    """
+    generator = derived_generator(seed, 0, name)
+    active = weight != 0
+    found = int(active.count_nonzero())
+    if initial == "auto":
+        initial = "nonzero" if has_topology(weight) else "magnitude" if loaded else "random"
+    if initial == "random":
+        return random_mask(weight.shape, count, generator).to(weight.device)
+    if initial == "magnitude":
+        return choose(weight.abs().float(), count, torch.ones_like(active), generator)
+    if found > count:
+        raise ValueError(
+            f"Expected weights of {name!r} that are dense or have at most {count} of {weight.numel()} connections "
+            f"active, as the density asks for, got {found} nonzero. Set initial='magnitude' or 'random' to cut them"
+        )
+    return active | random_mask(weight.shape, count - found, generator, candidates=~active)
+
+
+def has_topology(weight: Tensor) -> bool:
+    """Return whether the zeros of a weight look like a topology that it was trained with.
+
+    More than 1% of its weights are zero, not counting rows that are zero as a whole, as an embedding's padding row;
+    and its columns do not all have equally many, as those of ``torch.nn.init.sparse_`` do.
+
+    >>> has_topology(torch.tensor([[0.0, 0.0], [1.0, 2.0]])), has_topology(torch.tensor([[0.0, 1.0], [1.0, 2.0]]))
+    (False, True)
+    """
+    zeros = weight.flatten(1) == 0 if weight.dim() > 1 else (weight == 0).unsqueeze(0)
+    zeros = zeros[~zeros.all(1)]
+    by_column = zeros.sum(0)
+    share = float(zeros.float().mean()) if zeros.numel() else 0.0
+    evenly = len(by_column) > 1 and bool((by_column == by_column[0]).all())
+    return share > 0.01 and not evenly

@@ -1,0 +1,178 @@
+"""The masks of a model and their enforcement: inactive weights are zero, whatever an optimizer does."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
+
+from sparse_lightning.functional.masks import zero_inactive_
+
+METADATA = "sparse_lightning.masks"  # the key of the masks in the metadata of a state_dict
+
+
+class Masks(Mapping[str, Tensor]):
+    """Boolean masks by parameter name, and the model whose weights they belong to.
+
+    Weights are looked up by name at every use, in the module that owns them, so that a parameter or a storage that is
+    replaced is met all the same. `all_weights` walks the whole model and finds owners that were replaced too.
+    """
+
+    def __init__(self) -> None:
+        self._masks: dict[str, Tensor] = {}
+        self._module: nn.Module | None = None
+        self._owners: dict[str, tuple[nn.Module, str]] = {}
+        self._handle: RemovableHandle | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return the mask of a weight."""
+        return self._masks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        """Return the number of masks."""
+        return len(self._masks)
+
+    @property
+    def read_only(self) -> Mapping[str, Tensor]:
+        """The masks, for others to read."""
+        return MappingProxyType(self._masks)
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The model, None before its setup."""
+        return self._module
+
+    def replace(self, masks: Mapping[str, Tensor], order: Sequence[str] = ()) -> None:
+        """Take these masks in place of what there was, in the order of these names."""
+        names = [name for name in order if name in masks] or list(masks)
+        self._masks = {name: masks[name] for name in names}
+        self._owners = {}
+
+    def bind(self, module: nn.Module | None) -> None:
+        """Look weights up in this model from now on."""
+        self._module, self._owners = module, {}
+
+    def weight(self, name: str) -> nn.Parameter:
+        """Return a weight of the model, and bring its mask to its device.
+
+        Raises:
+            AttributeError: The model has no such parameter any more.
+        """
+        if name not in self._owners:
+            assert self._module is not None
+            path, _, attribute = name.rpartition(".")
+            self._owners[name] = self._module.get_submodule(path), attribute
+        owner, attribute = self._owners[name]
+        weight: nn.Parameter = getattr(owner, attribute)
+        if self._masks[name].device != weight.device:
+            self._masks[name] = self._masks[name].to(weight.device)
+        return weight
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Return all masked weights by name, from a walk through the whole model."""
+        self._owners = {}
+        return {name: self.weight(name) for name in self._masks}
+
+    def enforce(self, names: Iterator[str] | Sequence[str] | None = None) -> None:
+        """Zero the inactive weights."""
+        for name in self._masks if names is None else names:
+            weight = self.weight(name)
+            zero_inactive_(weight, self._masks[name])
+
+    def repair(self) -> list[str]:
+        """Zero the inactive weights, and return the names of those weights that had any that were not zero."""
+        found = [name for name, weight in self.weights().items() if is_off(weight, self._masks[name])]
+        self.enforce(found)
+        return found
+
+    def dead(self, name: str) -> int:
+        """Return how many active connections of a weight are exactly zero."""
+        return int((self._masks[name] & (self.weight(name).detach() == 0)).count_nonzero())
+
+    def attach(self) -> None:
+        """Have every ``state_dict`` of the model carry the masks in its metadata, which plain PyTorch ignores."""
+        self.detach()
+        if self._module is not None:
+            module: Any = self._module
+            self._handle = module.register_state_dict_post_hook(partial(self._write_metadata))
+
+    def detach(self) -> None:
+        """Leave the model as plain as it was."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = None
+
+    def _write_metadata(
+        self, module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]
+    ) -> None:
+        if module is self._module:
+            self.enforce()  # the tensors of a state_dict share the memory of the weights
+            metadata[METADATA] = dict(self._masks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles carry the masks, not the model."""
+        return {"_masks": self._masks, "_module": None, "_owners": {}, "_handle": None}
+
+
+class StepHook:
+    """Calls a function after each step of each optimizer in this process that holds one of some weights.
+
+    PyTorch's hook on all optimizers is used, so those that are made later, that no Trainer knows, or that other
+    optimizers contain are met too.
+    """
+
+    def __init__(self) -> None:
+        self._handle: RemovableHandle | None = None
+        self._held: dict[int, tuple[tuple[int, ...], list[str]]] = {}
+
+    def attach(self, names_of: Callable[[Optimizer], list[str]], call: Callable[[Optimizer, list[str]], None]) -> None:
+        """Start to call.
+
+        Args:
+            names_of: Gives the names of the masked weights that an optimizer holds; asked anew when its groups change.
+            call: Called with the optimizer that has stepped and those names.
+        """
+        self.detach()
+
+        def after_step(optimizer: Optimizer, *_: Any) -> None:
+            groups = tuple(len(group["params"]) for group in optimizer.param_groups)
+            known, names = self._held.get(id(optimizer), (None, []))
+            if known != groups:
+                names = names_of(optimizer)
+                self._held[id(optimizer)] = groups, names
+            if names:
+                call(optimizer, names)
+
+        self._handle = register_optimizer_step_post_hook(after_step)
+
+    @property
+    def attached(self) -> bool:
+        """Whether it is calling."""
+        return self._handle is not None
+
+    def forget(self) -> None:
+        """Ask anew which weights each optimizer holds."""
+        self._held = {}
+
+    def detach(self) -> None:
+        """Stop to call."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle, self._held = None, {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles carry no hook."""
+        return StepHook().__dict__
+
+
+def is_off(weight: Tensor, mask: Tensor) -> bool:
+    """Return whether an inactive weight is anything but zero; NaN and infinity are."""
+    return bool(torch.where(mask, 0, weight.detach()).any())

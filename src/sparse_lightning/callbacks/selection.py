@@ -1,0 +1,227 @@
+"""Which weights are trained sparse, and how many connections each of them has."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from fractions import Fraction
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import UninitializedParameter
+
+from sparse_lightning.functional.checks import expect, is_number, nearest
+from sparse_lightning.functional.densities import Distribution
+from sparse_lightning.functional.masks import exact_fraction
+
+PerLayer = float | Mapping[str, float]
+Patterns = str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a selection found in a model.
+
+    Attributes:
+        counts: The number of active connections of each weight that is trained sparse, by parameter name.
+        dense: Why each other parameter of two or more dimensions stays dense, by parameter name.
+        pending: Names of selected weights that are not there yet: lazy layers before their first batch.
+        custom: Names of selected layers whose forward pass is their own, and which may compute another weight.
+    """
+
+    counts: Mapping[str, int]
+    dense: Mapping[str, str]
+    pending: tuple[str, ...] = ()
+    custom: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Chooses weights by globs over parameter or layer names.
+
+    By default the weights of Linear layers, of convolutions and of Hugging Face's Conv1D, those that are trained. Never
+    by default, only by a pattern that matches no layer of these: recurrent weights, attention's ``in_proj_weight``,
+    embeddings, experts' three-dimensional weights. A weight that a layer shares with an embedding only by a pattern
+    that matches the embedding and no layer. A parameter of one dimension, a bias, only by its whole name.
+
+    Attributes:
+        density: Share of active connections, or shares by pattern.
+        prune_fraction: Share that a rewiring replaces, or shares by pattern.
+        include: Patterns to train sparse; None for the default.
+        exclude: Patterns to leave dense.
+        distribution: How a density spreads over the weights of one pattern.
+    """
+
+    density: PerLayer
+    prune_fraction: PerLayer
+    include: tuple[str, ...] | None
+    exclude: tuple[str, ...]
+    distribution: Distribution = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for argument, value in (("density", self.density), ("prune_fraction", self.prune_fraction)):
+            _check_per_layer(argument, value)
+        expect(self.density != {}, "density by layer name", self.density)
+        expect(self.include != (), "include to be patterns or None", self.include)
+
+    def choose(self, module: nn.Module, trained: Callable[[nn.Parameter], bool]) -> Choice:
+        """Choose the weights of a model; a tied one under its first name.
+
+        Args:
+            module: The model.
+            trained: Whether a parameter is trained.
+
+        Raises:
+            ValueError: A pattern matches nothing, a layer computes its weight, a layer would have no connection, or
+                nothing at all is chosen.
+        """
+        model = _Inventory(module)
+        model.refuse_computed(self.include is None and not isinstance(self.density, Mapping), self.exclude)
+        by_pattern = self.density if isinstance(self.density, Mapping) else {}
+        included = self.include if self.include is not None else tuple(by_pattern)
+        argument = "include" if self.include is not None else "density"
+        selected = {name for pattern in included for name in model.match(argument, pattern)} or set(model.usual)
+        excluded = {name for pattern in self.exclude for name in model.match("exclude", pattern, computed=True)}
+        if isinstance(self.prune_fraction, Mapping):
+            for pattern in self.prune_fraction:
+                model.match("prune_fraction", pattern)
+        names = [name for name in model.parameters if name in selected - excluded]
+        chosen = [name for name in names if trained(model.parameters[name]) and name not in model.lazy]
+        counts = self._counts(model, chosen)
+        dense = dict.fromkeys(chosen, "no pattern of density") | {
+            name: "excluded" if name in excluded else "not trained" if not trained(parameter) else model.reason(name)
+            for name, parameter in model.parameters.items()
+            if name not in chosen and name not in model.lazy and parameter.dim() > 1
+        }
+        custom = tuple(layer for layer in model.custom if any(name.startswith(f"{layer}.") for name in counts))
+        return Choice(
+            counts,
+            {name: reason for name, reason in dense.items() if name not in counts},
+            tuple(name for name in names if name in model.lazy),
+            custom,
+        )
+
+    def fraction(self, name: str) -> Fraction:
+        """Return the prune fraction of one weight, exact; 0 where no pattern matches it."""
+        if not isinstance(self.prune_fraction, Mapping):
+            return exact_fraction(self.prune_fraction)
+        found = (value for pattern, value in self.prune_fraction.items() if matches(name, pattern))
+        return exact_fraction(next(found, 0.0))
+
+    def _counts(self, model: "_Inventory", names: Collection[str]) -> dict[str, int]:
+        if isinstance(self.density, Mapping):
+            by_pattern: dict[str, list[str]] = {}
+            for name in names:
+                owner = next((each for each in self.density if name in model.match("density", each)), None)
+                if owner is not None:  # a weight that no pattern of density matches stays dense
+                    by_pattern.setdefault(owner, []).append(name)
+            pairs = [(self.density[pattern], group) for pattern, group in by_pattern.items()]
+        else:
+            pairs = [(self.density, list(names))] if names else []
+        counts: dict[str, int] = {}
+        for density, group in pairs:
+            counts |= self.distribution({name: model.parameters[name].shape for name in group}, float(density))
+        for name, count in counts.items():
+            if count == 0:
+                raise ValueError(f"Expected a density that leaves {name!r} a connection, got {self.density}")
+        return {name: counts[name] for name in names if name in counts}
+
+
+class _Inventory:
+    """The parameters of a model by what they are."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.parameters = dict(module.named_parameters())
+        layers = {name: layer for name, layer in module.named_modules() if _is_layer(layer)}
+        self.computed = [name for name, layer in layers.items() if not isinstance(layer.weight, nn.Parameter)]
+        self.custom = [name for name, layer in layers.items() if _has_own_forward(layer)]
+        own = {id(layer.weight) for layer in layers.values()}
+        embedded = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag)}
+        self.tied = {name for name, weight in self.parameters.items() if id(weight) in own & embedded}
+        self.usual = [name for name, weight in self.parameters.items() if id(weight) in own and name not in self.tied]
+        self.lazy = {name for name, weight in self.parameters.items() if isinstance(weight, UninitializedParameter)}
+
+    def refuse_computed(self, by_default: bool, exclude: Sequence[str]) -> None:
+        """Refuse layers that compute their weight, unless patterns choose or exclude them."""
+        found = [name for name in self.computed if not any(matches(name, pattern) for pattern in exclude)]
+        if by_default and found:
+            raise ValueError(
+                f"Expected the weight of {', '.join(map(repr, found))} to be a parameter, got one computed from "
+                "others, as by weight_norm: exclude the layer, or name in include which parameters to train sparse"
+            )
+
+    def match(self, argument: str, pattern: str, computed: bool = False) -> list[str]:
+        """Return the names of the parameters that a pattern matches."""
+        names = [name for name in self.usual if matches(name, pattern)]
+        names = names or [
+            name
+            for name, parameter in self.parameters.items()
+            if matches(name, pattern) and (name == pattern or name in self.lazy or parameter.dim() > 1)
+        ]
+        if not names and not (computed and any(matches(name, pattern) for name in self.computed)):
+            layers = [layer_name(name) for name in self.usual]
+            hint = nearest(pattern, layers)
+            raise ValueError(
+                f"Expected a layer to match {pattern!r} in {argument}, got only {', '.join(layers) or 'none'}"
+                + (f": {hint}" if hint else "")
+            )
+        return names
+
+    def reason(self, name: str) -> str:
+        """Return why a parameter that is trained and not excluded was not selected."""
+        if name in self.tied:
+            return "shared with an embedding"
+        return "not included" if name in self.usual else "not the weight of a Linear or a convolution"
+
+
+def patterns(argument: str, value: Patterns) -> tuple[str, ...]:
+    """Return one or several patterns as a tuple.
+
+    Raises:
+        ValueError: They are no strings.
+    """
+    several = [value] if isinstance(value, str) else value
+    valid = isinstance(several, Sequence) and all(isinstance(pattern, str) for pattern in several)
+    expect(valid, f"{argument} to be patterns", value)
+    return tuple(several)
+
+
+def layer_name(name: str) -> str:
+    """Return the name of the layer that a weight belongs to.
+
+    >>> layer_name("encoder.fc.weight")
+    'encoder.fc'
+    """
+    return name.removesuffix(".weight")
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Return whether a glob matches a parameter or its layer.
+
+    >>> matches("encoder.fc.weight", "encoder.*"), matches("encoder.fc.weight", "*.fc"), matches("head.weight", "fc")
+    (True, True, False)
+    """
+    return fnmatchcase(layer_name(name), pattern) or fnmatchcase(name, pattern)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    # Hugging Face's Conv1D is a Linear whose weight is (in, out); it is known by its name, not by an import.
+    return isinstance(module, nn.Linear | _ConvNd) or (type(module).__name__ == "Conv1D" and hasattr(module, "nf"))
+
+
+def _has_own_forward(layer: nn.Module) -> bool:
+    """Whether a subclass of a convolution or a Linear computes its output in its own way, as standardised ones do."""
+    defined_in = next(kind for kind in type(layer).__mro__ if "forward" in vars(kind)).__module__
+    return isinstance(layer, _ConvNd) and not defined_in.startswith("torch.")
+
+
+def _check_per_layer(argument: str, value: PerLayer) -> None:
+    if isinstance(value, Mapping):
+        keys = all(isinstance(pattern, str) for pattern in value)
+        expect(keys, f"{argument} to be a number or numbers by layer name", value)
+    for number in value.values() if isinstance(value, Mapping) else (value,):
+        if argument == "density":
+            percent = is_number(number) and 1 < number <= 100
+            hint = f"did you mean {number / 100:g}?" if percent else ""
+            expect(is_number(number) and 0 < number <= 1, "density in (0, 1]", number, hint)
+        else:
+            expect(is_number(number) and 0 <= number < 1, f"{argument} in [0, 1)", number)

@@ -1,0 +1,250 @@
+"""One training of a model that is sparse: its topology, clock, statistics and rewirings, brought together."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+from torch.optim import Optimizer
+
+from sparse_lightning.callbacks import compatibility
+from sparse_lightning.callbacks.averages import only_averages, project_averages
+from sparse_lightning.callbacks.masks import StepHook
+from sparse_lightning.callbacks.optimizer_state import optimizers_of, reset_state
+from sparse_lightning.callbacks.rewiring import Decisions, Rewirings, checked_factor
+from sparse_lightning.callbacks.selection import layer_name
+from sparse_lightning.callbacks.statistics import Statistics
+from sparse_lightning.callbacks.timing import Clock, LearningRateDrops, Timing
+from sparse_lightning.callbacks.topology import Topology
+from sparse_lightning.criteria.base import Criterion
+
+
+@dataclass(eq=False, kw_only=True)
+class SparseTraining:
+    """What is due at each moment of a training, done.
+
+    Attributes:
+        topology: The sparse weights and their masks.
+        timing: When to rewire.
+        decisions: What a rewiring asks.
+        factor: The factor on the prune fraction as a function of progress in [0, 1].
+        criteria: The criteria behind the decisions.
+        reset_optimizers: Whether optimizers forget connections that were pruned or grown.
+        reads_gradient: Whether a rewiring waits for the gradient of the next optimizer step.
+        seed: The seed, or None for that of ``seed_everything``, or 0.
+    """
+
+    topology: Topology
+    timing: Timing
+    decisions: Decisions
+    factor: Callable[[Fraction], float | Fraction]
+    criteria: list[Criterion]
+    reset_optimizers: bool
+    reads_gradient: bool
+    seed: int | None
+
+    def __post_init__(self) -> None:
+        self.statistics = Statistics(self.criteria)
+        self.clock, self.drops, self.rewirings = Clock(), LearningRateDrops(), Rewirings()
+        self._hook = StepHook()
+        self._trainer: Trainer | None = None
+        self._now: int | None = None
+        self._resumed = False
+        self._enforce_next = False
+        self._warned: set[str] = set()
+        self._optimizers: dict[int, Optimizer] = {}
+
+    # The start and the end of a training.
+
+    def sparsify(self, module: nn.Module, optimizers: Iterable[Optimizer] = (), loaded: bool = False) -> None:
+        """Give every chosen weight its mask; counters start anew where masks from before were replaced."""
+        if self.topology.begin(module, optimizers_of(optimizers, module), self.current_seed(), loaded):
+            self.restart()
+
+    def begin(self, trainer: Trainer, module: nn.Module) -> None:
+        """Make the model sparse, once every layer is built and every checkpoint loaded."""
+        self.sparsify(module, trainer.optimizers, loaded=trainer.ckpt_path is not None and not self._resumed)
+        project_averages(trainer, module, self.topology.masks, list(self.topology.masks))
+
+    def attach(self, trainer: Trainer, module: nn.Module) -> None:
+        """Attach to optimizers and statistics, and bring onto the masks whatever was made anew since `begin`."""
+        if not self._resumed:
+            self.clock.restart()
+        self._resumed, self._trainer = False, trainer
+        self.topology.extend(module, self._known_optimizers(module), self.current_seed())
+        self.topology.masks.enforce()
+        self._attach_statistics(module)
+        self._hook.attach(self._names_held_by, self._after_step)
+        self.topology.masks.attach()
+        compatibility.refuse_different_ranks(trainer, self.topology.masks)
+
+    def end(self) -> None:
+        """Check the weights, and detach. The next fit begins with the rewiring that the last epoch did not get."""
+        self.check()
+        self._now = None if self.timing.by_steps else -1
+        self.detach()
+
+    def detach(self) -> None:
+        """Leave no hook behind."""
+        self.statistics.detach()
+        self._hook.detach()
+        self.topology.masks.detach()
+        self._trainer, self._optimizers = None, {}
+
+    def restart(self) -> None:
+        """Forget what came before."""
+        self.rewirings, self.drops, self._now = Rewirings(), LearningRateDrops(), None
+        self.statistics.reset()
+
+    # Within a training.
+
+    def before_batch(self, batch_idx: int, should_rewire: Callable[[], bool]) -> None:
+        """Rewire where an epoch, or a step, has ended and another begins."""
+        trainer, module = self._trainer, self.topology.masks.module
+        if trainer is None or module is None:
+            return
+        if batch_idx == 0:
+            self._extend(module)
+        if self._enforce_next:
+            self.topology.masks.enforce()  # an optimizer may have left its evaluation mode
+            self._enforce_next = False
+        now = self.now(trainer)
+        if now == self._now:
+            return
+        begins, self._now = self._now is None, now
+        self.drops.update(trainer)
+        if not begins and not only_averages(trainer) and should_rewire():
+            end = self.clock.end(trainer, self.timing.by_steps)
+            progress = self.timing.progress(now, end)
+            over = min(now / end, Fraction(1)) if end else Fraction(0)
+            self.announce(checked_factor(self.factor(progress), progress), over)
+            if not self.reads_gradient:
+                self.rewire(self.topology.trained())
+
+    def check(self) -> None:
+        """Before a validation, a checkpoint and the end: bring onto the masks what anything has moved off them."""
+        if self._hook.attached:
+            self.topology.repair()
+            self._enforce_next = True
+
+    def announce(self, factor: Fraction, progress: Fraction) -> None:
+        """Make a rewiring due in every layer that is trained and that the criteria can decide about."""
+        names = self.topology.trained()
+        unreadable = {name for criterion in self.criteria for name in criterion.unreadable(names)}
+        self._warn_of_skipped(unreadable, "nothing is known about them")
+        fractions = {name: factor * self.topology.selection.fraction(name) for name in names if name not in unreadable}
+        missed = self.rewirings.announce(fractions, progress)
+        self._warn_of_skipped(set(missed), "no gradient has reached them")
+
+    def rewire(self, names: Iterable[str], optimizers: Iterable[Optimizer] = ()) -> None:
+        """Rewire those of these weights that are due."""
+        masks, changed_names = self.topology.masks, []
+        known = [*optimizers, *self._optimizers.values()]
+        for name, changed in self.rewirings.run(list(names), masks, self.decisions, self.current_seed()):
+            masks.enforce([name])
+            changed_names.append(name)
+            if self.reset_optimizers:
+                reset_state(known, masks.weight(name), changed)
+        if self._trainer is not None and masks.module is not None and changed_names:
+            project_averages(self._trainer, masks.module, masks, changed_names)
+        if not self.rewirings.due:
+            self.statistics.reset()
+            if self._trainer is not None:
+                compatibility.refuse_different_ranks(self._trainer, masks)
+
+    def now(self, trainer: Trainer) -> int:
+        """Return the epoch, or the number of steps taken."""
+        return self.clock.now(trainer, self.timing.by_steps)
+
+    def is_due(self, trainer: Trainer) -> bool:
+        """Return whether the clock says that a rewiring is due."""
+        return self.timing.is_due(self.now(trainer), self.clock.end(trainer, self.timing.by_steps))
+
+    def warn_if_never_due(self, trainer: Trainer, method: str) -> None:
+        """Warn where a training ends before the first rewiring."""
+        now, end = self.now(trainer), self.clock.end(trainer, self.timing.by_steps)
+        if message := self.timing.never_due(now, end):
+            rank_zero_warn(f"{method} will not rewire in this training: {message}")
+
+    def current_seed(self) -> int:
+        """Return the seed that was given, else that of ``seed_everything``, else 0."""
+        return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+    # Hooks on optimizers.
+
+    def _names_held_by(self, optimizer: Optimizer) -> list[str]:
+        module = self.topology.masks.module
+        if module is not None and self.topology.waits_for(module, optimizer):
+            self._optimizers[id(optimizer)] = optimizer
+            self._extend(module)
+        names = self.topology.held_by(optimizer)
+        if names:
+            self._optimizers[id(optimizer)] = optimizer
+        return names
+
+    def _after_step(self, optimizer: Optimizer, names: list[str]) -> None:
+        self.topology.masks.enforce(names)
+        self.clock.count(optimizer)
+        if self.rewirings.due and self.reads_gradient:
+            ready = [name for name in names if _has_finite_gradient(self.topology.masks.weight(name))]
+            self.rewire([name for name in ready if name in self.rewirings.due])
+
+    def _extend(self, module: nn.Module) -> None:
+        """Take in weights that have begun to be trained."""
+        if self.topology.extend(module, self._known_optimizers(module), self.current_seed()):
+            self._hook.forget()
+            self._attach_statistics(module)
+
+    def _attach_statistics(self, module: nn.Module) -> None:
+        self.statistics.attach(module, list(self.topology.masks), self._known_optimizers(module))
+
+    def _known_optimizers(self, module: nn.Module) -> list[Optimizer]:
+        assert self._trainer is not None
+        return optimizers_of([*self._trainer.optimizers, *self._optimizers.values()], module)
+
+    def _warn_of_skipped(self, names: set[str], reason: str) -> None:
+        found = [name for name in self.topology.masks if name in names and name not in self._warned]
+        if found:
+            self._warned.update(found)
+            layers = [layer_name(name) for name in found]
+            rank_zero_warn(
+                f"{', '.join(layers)} kept their connections at a rewiring, since {reason}. To leave them dense, set "
+                f"exclude={layers!r}."
+            )
+
+    # State.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return masks, statistics and counters; a collective operation when training is distributed."""
+        return {
+            "masks": self.topology.state_dict(),
+            "statistics": self.statistics.state_dict(),
+            "rewirings": self.rewirings.state_dict(),
+            "clock": self.clock.state_dict(),
+            "learning_rate": self.drops.state_dict(),
+            "now": self._now,
+            "seed": self.current_seed(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        compatibility.refuse_other_layers(self.topology.masks, state["masks"])
+        self.topology.load_state_dict(state["masks"])
+        self.statistics.load_state_dict(state["statistics"])
+        self.rewirings.load_state_dict(state["rewirings"])
+        self.clock.load_state_dict(state["clock"])
+        self.drops.load_state_dict(state["learning_rate"])
+        self._now, self._resumed = state["now"], True
+        self.seed = state["seed"] if self.seed is None else self.seed
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles carry no Trainer."""
+        return self.__dict__ | {"_trainer": None, "_optimizers": {}}
+
+
+def _has_finite_gradient(weight: nn.Parameter) -> bool:
+    return weight.grad is not None and bool(weight.grad.isfinite().all())

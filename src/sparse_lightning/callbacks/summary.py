@@ -1,0 +1,87 @@
+"""What a PruneRegrow shows: the table of its layers, and the measures that it logs."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from sparse_lightning.callbacks.selection import layer_name
+from sparse_lightning.criteria.base import Statistic
+from sparse_lightning.criteria.coactivation import CoactivationTracker
+
+
+def summary_table(
+    masks: Mapping[str, Tensor],
+    dead: Mapping[str, int],
+    criteria: Sequence[str],
+    read_at: Mapping[str, str],
+    dense: Mapping[str, str],
+    module: nn.Module | None,
+) -> str:
+    """Return a table of the sparse weights, what stays dense and why, and the density of the whole model.
+
+    Args:
+        masks: The masks by parameter name.
+        dead: How many active connections of each weight are exactly zero.
+        criteria: The pruning and the growth criterion, in words.
+        read_at: At which module the activity of each weight's output units is read.
+        dense: Why each other weight stays dense.
+        module: The model, None before its setup.
+    """
+    heads = ("parameter", "shape", "active", "of", "density", "dead", "pruning", "growth", "activity read at")
+    counts = {name: (int(mask.count_nonzero()), mask.numel()) for name, mask in masks.items()}
+    rows = [
+        (name, shape_of(mask), *shares(*counts[name]), f"{dead.get(name, 0):,}", *criteria, read_at.get(name, ""))
+        for name, mask in masks.items()
+    ]
+    active, size = (sum(column) for column in zip((0, 0), *counts.values(), strict=True))
+    rows.append(("all", "", *shares(active, size), f"{sum(dead.values()):,}", "", "", ""))
+    lines = [table([heads, *rows])]
+    if dense:
+        listed = {reason: [layer_name(name) for name in dense if dense[name] == reason] for reason in dense.values()}
+        lines += ["", "Dense: " + "; ".join(f"{', '.join(names)} ({reason})" for reason, names in listed.items())]
+    if module is not None:
+        sizes = [parameter.numel() for parameter in module.parameters()]
+        whole = sum(sizes) - size + active
+        lines.append(f"Of all {sum(sizes):,} parameters, {whole:,} are active: {whole / max(sum(sizes), 1):.4f}")
+    return "\n".join(lines)
+
+
+def read_at(statistic: Statistic | None) -> Mapping[str, str]:
+    """Return at which module a statistic of coactivation reads the activity of each weight's output units."""
+    return statistic.read_at if isinstance(statistic, CoactivationTracker) else {}
+
+
+def topology_metrics(masks: Mapping[str, Tensor], grown: Mapping[str, int]) -> dict[str, float]:
+    """Return density and connections grown at the last rewiring, of each layer and of all together."""
+    active = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
+    metrics = {f"topology/density/{layer_name(name)}": active[name] / mask.numel() for name, mask in masks.items()}
+    metrics |= {f"topology/grown/{layer_name(name)}": float(grown.get(name, 0)) for name in masks}
+    metrics["topology/density/all"] = sum(active.values()) / max(sum(mask.numel() for mask in masks.values()), 1)
+    metrics["topology/grown/all"] = float(sum(grown.values()))
+    return metrics
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Return rows of words in columns, the first row their heads; a column without words is left out.
+
+    >>> print(table([("one", "none", "two"), ("1", "", "22")]))
+    one  two
+    1    22
+    """
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in columns]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in zip(*columns, strict=True))
+
+
+def shares(active: int, size: int) -> tuple[str, str, str]:
+    """Return a count, what it is a count of, and their quotient, as words.
+
+    >>> shares(1200, 4800)
+    ('1,200', '4,800', '0.2500')
+    """
+    return f"{active:,}", f"{size:,}", f"{active / max(size, 1):.4f}"
+
+
+def shape_of(tensor: Tensor) -> str:
+    """Return a shape in words, such as 10x784."""
+    return "x".join(map(str, tensor.shape))

@@ -1,0 +1,171 @@
+"""The sparse weights of a model: found, given their first masks, and kept on them."""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparse_lightning.callbacks.initial import InitialName, first_mask, has_topology
+from sparse_lightning.callbacks.masks import Masks, is_off
+from sparse_lightning.callbacks.optimizer_state import trained_by
+from sparse_lightning.callbacks.selection import Choice, Selection, layer_name
+from sparse_lightning.functional.checks import expect
+
+
+class Topology:
+    """The masks of a model's weights, from the choice of the weights to their enforcement.
+
+    Args:
+        selection: Which weights are trained sparse.
+        initial: Where their first connections come from; see :func:`~sparse_lightning.callbacks.initial.first_mask`;
+            or masks by parameter name.
+    """
+
+    def __init__(self, selection: Selection, initial: InitialName | Mapping[str, Tensor]) -> None:
+        self.selection = selection
+        self.masks = Masks()
+        self.dense: Mapping[str, str] = {}
+        self._given: set[str] = set()
+        self._pending: tuple[str, ...] = ()
+        self._warned: set[str] = set()
+        self._initial: InitialName = initial if isinstance(initial, str) else "auto"
+        if not isinstance(initial, str):
+            self.start_from(initial)
+
+    def start_from(self, masks: Mapping[str, Tensor]) -> None:
+        """Take masks, by parameter name, in place of what there was; dense weights are cut to them.
+
+        Raises:
+            ValueError: One of them is no boolean mask.
+        """
+        for name, mask in masks.items():
+            valid = isinstance(mask, Tensor) and mask.dtype == torch.bool
+            expect(valid, f"a boolean mask for {name!r}", mask.dtype if isinstance(mask, Tensor) else mask)
+        self.masks.replace({name: mask.clone() for name, mask in masks.items()})
+        self._given = set(masks)
+
+    def choose(self, module: nn.Module, optimizers: Iterable[Optimizer]) -> Choice:
+        """Choose the weights to train sparse: those selected that require gradients and are in an optimizer.
+
+        Without any optimizer, all that require gradients count as trained.
+        """
+        held = trained_by(optimizers)
+        return self.selection.choose(module, lambda weight: weight.requires_grad and (not held or id(weight) in held))
+
+    def begin(self, module: nn.Module, optimizers: Iterable[Optimizer], seed: int, loaded: bool) -> bool:
+        """Give every chosen weight its mask and zero what is inactive.
+
+        Weights that agree with the masks from before keep them. Weights that have changed since bring their own
+        topology, or are cut anew.
+
+        Args:
+            module: The model.
+            optimizers: Those that train it.
+            seed: Decides random masks, with the weight's name.
+            loaded: Whether the weights come from a checkpoint.
+
+        Returns:
+            Whether masks from before were replaced.
+        """
+        parameters = dict(module.named_parameters())
+        for name in self._given:
+            shapes = [list(each[name].shape) if name in each else None for each in (parameters, self.masks)]
+            expect(
+                shapes[0] == shapes[1], f"a mask to start {name!r} from of the weight's shape {shapes[0]}", shapes[1]
+            )
+        replaced = [name for name in self.masks if not self._agrees(name, parameters.get(name))]
+        self.masks.replace({name: mask for name, mask in self.masks.items() if name not in replaced})
+        self._given = set()
+        self.extend(module, optimizers, seed, loaded)
+        self.masks.enforce()
+        return bool(replaced)
+
+    def extend(self, module: nn.Module, optimizers: Iterable[Optimizer], seed: int, loaded: bool = False) -> list[str]:
+        """Give masks to weights that are trained and have none yet: new, thawed, or no longer lazy.
+
+        Returns:
+            Their names.
+        """
+        choice = self.choose(module, optimizers)
+        if not (choice.counts or choice.pending or self.masks or "not trained" in choice.dense.values()):
+            raise ValueError(
+                "Expected a model with trainable Linear or convolution layers, got "
+                f"{type(module).__name__} without any that are chosen"
+            )
+        self._warn_of_custom(choice.custom)
+        self.dense, self._pending = choice.dense, choice.pending
+        parameters = dict(module.named_parameters())
+        known = {name: mask for name, mask in self.masks.items() if _fits(mask, parameters.get(name))}
+        new = {
+            name: first_mask(name, parameters[name].detach(), count, seed, self._initial, loaded)
+            for name, count in choice.counts.items()
+            if name not in known
+        }
+        self.masks.replace(known | new, order=list(parameters))
+        self.masks.bind(module)
+        self.masks.enforce(list(new))
+        if new:
+            trained = "weights of a checkpoint" if loaded else "weights"
+            rank_zero_info(f"The first connections of {len(new)} {trained} are chosen by initial={self._initial!r}.")
+        return list(new)
+
+    def waits_for(self, module: nn.Module, optimizer: Optimizer) -> bool:
+        """Return whether an optimizer holds weights that may have to be given masks, or lazy ones are awaited."""
+        held = trained_by([optimizer])
+        known = {id(self.masks.weight(name)) for name in self.masks}
+        return bool(self._pending) or any(
+            weight.requires_grad and id(weight) in held and id(weight) not in known and weight.dim() > 1
+            for weight in module.parameters()
+        )
+
+    def held_by(self, optimizer: Optimizer) -> list[str]:
+        """Return the names of the masked weights that an optimizer holds."""
+        held = trained_by([optimizer])
+        return [name for name in self.masks if id(self.masks.weight(name)) in held]
+
+    def trained(self) -> list[str]:
+        """Return the names of the masked weights that are not frozen now."""
+        return [name for name in self.masks if self.masks.weight(name).requires_grad]
+
+    def repair(self) -> list[str]:
+        """Zero inactive weights that something other than an optimizer step has changed, and warn once of each."""
+        found = [name for name in self.masks.repair() if name not in self._warned]
+        if found:
+            self._warned.update(found)
+            rank_zero_warn(
+                f"Inactive connections of {', '.join(map(layer_name, found))} were not zero and have been zeroed. "
+                "Something other than an optimizer step changed these weights: noise, a new initialisation, an average "
+                "or a copy of other weights, or an optimizer's own evaluation mode."
+            )
+        return found
+
+    def _agrees(self, name: str, weight: Tensor | None) -> bool:
+        mask = self.masks[name]
+        if weight is None or not _fits(mask, weight):
+            return False
+        return not is_off(weight, mask.to(weight.device)) or (name in self._given and not has_topology(weight))
+
+    def _warn_of_custom(self, layers: Collection[str]) -> None:
+        found = [name for name in layers if name not in self._warned]
+        if found:
+            self._warned.update(found)
+            rank_zero_warn(
+                f"The forward pass of {', '.join(found)} is their own. If they compute another weight from their "
+                "parameter, as standardised convolutions do, that weight is not sparse: exclude them."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the masks."""
+        return {name: mask.clone() for name, mask in self.masks.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take the masks of a checkpoint."""
+        self.masks.replace({name: mask.clone() for name, mask in state.items()})
+        self._given = set()
+
+
+def _fits(mask: Tensor, weight: Tensor | None) -> bool:
+    return weight is not None and weight.shape == mask.shape

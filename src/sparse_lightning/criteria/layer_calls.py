@@ -1,0 +1,338 @@
+"""What the layers of a model receive and what their units become, recorded by forward hooks while it trains."""
+
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.utils.hooks import RemovableHandle
+
+from sparse_lightning.functional.coactivation import activity, is_countable, weight_shape
+
+# They keep a value's shape and yet do not tell an active unit: dropout is noise, the others have one sign always.
+_NOT_ACTIVITY = (
+    nn.modules.dropout._DropoutNd,
+    *(nn.Softmax, nn.Softmin, nn.LogSoftmax, nn.Sigmoid, nn.LogSigmoid, nn.Softplus),
+)
+_ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+@dataclass(slots=True, eq=False)
+class LayerCall:
+    """One call of a layer.
+
+    Attributes:
+        name: Parameter name of the weight.
+        layer: The layer.
+        inputs: Activity of the input units; indices of an embedding.
+        end: The module that gave `output`.
+        output: The layer's output after the modules that followed so far; None once it is no longer followed.
+        outputs: Activity of the output units; None while it has not been read.
+        rows: The rows of the weight that this call concerns; None for all.
+    """
+
+    name: str
+    layer: nn.Module
+    inputs: Tensor
+    end: nn.Module
+    output: Tensor | None = None
+    outputs: Tensor | None = None
+    rows: slice | None = None
+
+
+class LayerCalls:
+    """Records the calls of some layers with the activity of their input and output units.
+
+    The activity of an output unit is read after the normalisation and the activation function that follow the layer.
+    A module follows when it takes exactly the tensor that the module before it returned, keeps its shape, has no matrix
+    of its own and is neither dropout nor, like softmax, of one sign for any input. All candidates have a hook during
+    the first batch of a layer; from then on only the modules that follow one. An activation called as a function has no
+    hook; after ReLU, GELU, SiLU or tanh a value is above zero exactly when it was before.
+
+    Modules are kept by identity, since the hash of a module may change. A copy records nothing.
+
+    Args:
+        module: The model.
+        names: Names of the parameters whose layers are recorded.
+        read_at: Modules to read the activity at, {layer or parameter name: module name}, in place of those found.
+        count_validation: Record calls in evaluation mode too.
+
+    Attributes:
+        uncountable: Those of `names` that belong to no layer that can be recorded.
+
+    Raises:
+        ValueError: `read_at` names a layer or a module that does not exist.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        names: Collection[str],
+        read_at: Mapping[str, str] = MappingProxyType({}),
+        *,
+        count_validation: bool = False,
+    ) -> None:
+        layers = countable_layers(module, names)
+        self.uncountable = [name for name, found in layers.items() if not found]
+        self._count_validation, self._compiled = count_validation, _is_compiled(module)
+        self._modules = {id(each): each for each in module.modules()}  # kept, so that their ids stay their own
+        self._places = {id(each): name for name, each in module.named_modules()}
+        self._names = _names_by_layer(layers)
+        self._overrides = _resolved_overrides(module, names, read_at)
+        self._ends: dict[int, dict[int, str]] = {}  # where each layer was read, with the names of these modules
+        self._followers: set[int] = set()
+        self._handles: dict[int, RemovableHandle] = {}
+        self._calls: list[LayerCall] = []
+        self._open: dict[int, LayerCall] = {}
+        self._awaiting: dict[int, list[tuple[LayerCall, torch.Size]]] = {}
+        self._known: dict[str, tuple[Tensor, int, Tensor]] = {}
+        self._hook(self._names.keys() | {id(place) for place in self._overrides.values()})
+        self._watch()
+
+    def __reduce__(self) -> tuple[type["LayerCalls"], tuple[nn.Module, tuple[()]]]:
+        return LayerCalls, (nn.Module(), ())
+
+    @property
+    def read_at(self) -> dict[str, str]:
+        """Names of the modules that each weight's activity was read at so far, by parameter name."""
+        found = {name: self._places[id(place)] for name, place in self._overrides.items()}
+        places: dict[str, dict[str, None]] = {}
+        for layer, ends in self._ends.items():
+            for name in self._names[layer].values():
+                places.setdefault(name, {}).update(dict.fromkeys(ends.values()))
+        return {name: ", ".join(each) for name, each in places.items()} | found
+
+    def is_current(self, module: nn.Module, names: Collection[str]) -> bool:
+        """Whether the recorded layers are still those of the model, none having been replaced."""
+        return _names_by_layer(countable_layers(module, names)) == self._names
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles.values():
+            handle.remove()
+
+    def take(self) -> list[LayerCall]:
+        """The calls that were recorded and read since the last time."""
+        for call in self._calls:
+            if call.outputs is None and call.output is not None:  # went another way than the calls before
+                call.outputs = activity(call.output)
+            if call.output is not None:
+                self._ends.setdefault(id(call.layer), {})[id(call.end)] = self._places[id(call.end)]
+        calls = [call for call in self._calls if call.outputs is not None]
+        if calls and self._watching:
+            self._stop_watching()
+        self._calls = []
+        self._open.clear()
+        self._awaiting.clear()
+        self._known.clear()
+        return calls
+
+    def _forward_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        key = id(module)
+        if key in self._awaiting and isinstance(output, Tensor):
+            self._read_override(module, output)
+        value: Any = args[0] if args else next(iter(kwargs.values()), None)
+        if key in self._names:
+            is_tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+            if (module.training or self._count_validation) and not is_tracing:
+                if isinstance(module, nn.MultiheadAttention):
+                    self._record_attention(module, args, kwargs)
+                elif isinstance(value, Tensor) and isinstance(output, Tensor):
+                    self._record(module, value, output)
+        elif self._open and isinstance(output, Tensor) and id(value) in self._open and value.shape == output.shape:
+            self._follow(self._open.pop(id(value)), module, output)
+
+    def _record(self, layer: nn.Module, inputs: Tensor, output: Tensor) -> None:
+        """Begin a call of a layer."""
+        if not is_countable(inputs, output, layer):
+            return
+        (name, *_) = self._names[id(layer)].values()
+        call = LayerCall(name, layer, self._input_activity(layer, inputs), layer)
+        self._calls.append(call)
+        place = self._overrides.get(name)
+        if place is None:
+            if not self._watching and id(layer) not in self._ends:  # its first call comes after the first batch
+                self._watch()
+            self._follow(call, layer, output)
+        elif place is layer:
+            call.outputs = activity(output)
+        else:
+            self._awaiting.setdefault(id(place), []).append((call, output.shape))
+
+    @torch.no_grad()
+    def _record_attention(self, layer: nn.MultiheadAttention, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Record the input projections, whose outputs are computed anew because attention does not return them."""
+        arguments = dict(zip(("query", "key", "value"), args, strict=False)) | dict(kwargs)
+        query, key, value = (arguments[each] for each in ("query", "key", "value"))
+        for attribute, rows, inputs, output in _input_projections(layer, query, key, value):
+            name = self._names[id(layer)].get(attribute)
+            if name is not None and is_countable(inputs, output):
+                active = self._input_activity(layer, inputs)
+                self._calls.append(LayerCall(name, layer, active, layer, output, activity(output), rows))
+
+    def _input_activity(self, layer: nn.Module, inputs: Tensor) -> Tensor:
+        """Activity of a layer's input, computed once if it is the last layer's input or output, unchanged."""
+        if isinstance(layer, nn.Embedding):
+            return inputs.clone()
+        for tensor, version, active in self._known.values():
+            if tensor is inputs and tensor._version == version:
+                return active
+        active = activity(inputs)
+        self._remember("input", inputs, active)
+        return active
+
+    def _remember(self, kind: str, tensor: Tensor, active: Tensor) -> None:
+        if not tensor.is_inference():  # which has no version to tell whether it was changed in place
+            self._known[kind] = tensor, tensor._version, active
+
+    def _follow(self, call: LayerCall, module: nn.Module, output: Tensor) -> None:
+        """A module returned the output of a call: read the activity here, or at a module that follows, or both."""
+        ends = self._ends.get(id(call.layer), {})
+        call.end, call.output, call.outputs = module, output, None
+        if module is not call.layer:
+            self._followers.add(id(module))
+        if self._watching or id(module) in ends:
+            # Activity is taken at once, since later operations may change the tensor in place.
+            call.outputs = activity(output)
+            self._remember("output", output, call.outputs)
+        if not self._watching and len(ends) == 1 and id(module) in ends:
+            call.output = None
+        else:
+            self._open[id(output)] = call  # which holds the tensor, so that its id stays its own
+
+    def _read_override(self, module: nn.Module, output: Tensor) -> None:
+        for call, shape in self._awaiting.pop(id(module)):
+            if output.shape != shape:
+                raise ValueError(
+                    f"Expected {self._places[id(module)]!r} to return the units of {call.name!r}, {list(shape)}, got "
+                    f"{list(output.shape)}: read_at names another module's"
+                )
+            call.outputs = activity(output)
+
+    def _watch(self) -> None:
+        """Hook every module that may follow a layer."""
+        self._watching = True
+        self._hook(key for key, module in self._modules.items() if _may_follow(module))
+
+    def _stop_watching(self) -> None:
+        """Keep the hooks of layers and of what followed them."""
+        self._watching = False
+        needed = self._names.keys() | self._followers | {id(place) for place in self._overrides.values()}
+        for key in () if self._compiled else self._handles.keys() - needed:
+            self._handles.pop(key).remove()
+
+    def _hook(self, keys: Iterable[int]) -> None:
+        # A compiled model has its hooks outside of its graphs, and keeps them: it does not notice later changes.
+        hook = torch.compiler.disable(self._forward_hook) if self._compiled else self._forward_hook  # type: ignore[no-untyped-call]
+        for key in keys:
+            if key not in self._handles:
+                self._handles[key] = self._modules[key].register_forward_hook(hook, with_kwargs=True)
+
+
+def countable_layers(module: nn.Module, names: Collection[str]) -> dict[str, list[tuple[nn.Module, str]]]:
+    """The layers that have each of these parameters as their weight, with the attribute; several if it is tied.
+
+    Counted are the weights of Linear, convolutions, Embedding and Hugging Face's Conv1D, also through
+    :mod:`torch.nn.utils.parametrize` if the parameter has the weight's shape, and the input projections of
+    MultiheadAttention. Its output projection is not, because its input is never seen outside; nor are scripted modules
+    and recurrent layers.
+
+    Args:
+        module: The model.
+        names: Parameter names.
+    """
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
+    hidden = {id(each.out_proj) for each in module.modules() if _is_attention(each)}
+    for path, owner in module.named_modules():
+        layer = owner
+        if isinstance(owner, ParametrizationList):
+            layer = module.get_submodule(path[: path.rindex("parametrizations.")].rstrip("."))
+        for attribute, parameter in owner.named_parameters(recurse=False):
+            attribute = path.rpartition(".")[2] if layer is not owner else attribute
+            if id(layer) not in hidden and _is_countable_weight(layer, attribute, parameter):
+                owners.setdefault(id(parameter), []).append((layer, attribute))
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    return {name: owners.get(id(parameters.get(name)), []) for name in names}
+
+
+def _names_by_layer(layers: Mapping[str, Iterable[tuple[nn.Module, str]]]) -> dict[int, dict[str, str]]:
+    """Parameter names by the layer's id and attribute."""
+    names: dict[int, dict[str, str]] = {}
+    for name, found in layers.items():
+        for layer, attribute in found:
+            names.setdefault(id(layer), {})[attribute] = name
+    return names
+
+
+def _is_countable_weight(layer: nn.Module, attribute: str, parameter: nn.Parameter) -> bool:
+    if isinstance(layer, torch.jit.ScriptModule):
+        return False
+    if isinstance(layer, nn.MultiheadAttention):
+        return attribute in _ATTENTION_WEIGHTS and _is_attention(layer)
+    if is_transposed_linear(layer):
+        return attribute == "weight"
+    return tuple(parameter.shape) == weight_shape(layer)
+
+
+def is_transposed_linear(layer: nn.Module) -> bool:
+    """Whether this is Hugging Face's Conv1D: a Linear whose weight is (in, out)."""
+    transformers = sys.modules.get("transformers.pytorch_utils")
+    return transformers is not None and isinstance(layer, transformers.Conv1D)
+
+
+def _is_attention(module: nn.Module) -> bool:
+    """Whether a module computes what MultiheadAttention does."""
+    return isinstance(module, nn.MultiheadAttention) and type(module).forward is nn.MultiheadAttention.forward
+
+
+def _input_projections(
+    layer: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor
+) -> Iterator[tuple[str, slice | None, Tensor, Tensor]]:
+    """Attribute and rows of the weight, inputs and outputs of each input projection."""
+    size, bias, packed = layer.embed_dim, layer.in_proj_bias, layer.in_proj_weight
+    if packed is not None and query is key and key is value:
+        yield "in_proj_weight", None, query, F.linear(query, packed, bias)
+        return
+    for number, (letter, inputs) in enumerate(zip("qkv", (query, key, value), strict=True)):
+        rows = slice(number * size, (number + 1) * size)
+        own_bias = bias[rows] if bias is not None else None
+        if packed is not None:
+            yield "in_proj_weight", rows, inputs, F.linear(inputs, packed[rows], own_bias)
+        else:
+            attribute = f"{letter}_proj_weight"
+            yield attribute, None, inputs, F.linear(inputs, getattr(layer, attribute), own_bias)
+
+
+def _resolved_overrides(module: nn.Module, names: Collection[str], read_at: Mapping[str, str]) -> dict[str, nn.Module]:
+    """The modules of `read_at` by parameter name."""
+    modules, resolved = dict(module.named_modules(remove_duplicate=False)), {}
+    for layer, place in read_at.items():
+        name = layer if layer in names else f"{layer}.weight"
+        if name not in names:
+            raise ValueError(f"Expected read_at to name layers that are sparse, got {layer!r}")
+        if place not in modules:
+            raise ValueError(f"Expected read_at to name a module of the model for {layer!r}, got {place!r}")
+        if name.endswith(_ATTENTION_WEIGHTS):
+            raise ValueError(f"Expected read_at to name layers with an output of their own, got {layer!r}")
+        resolved[name] = modules[place]
+    return resolved
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile has a hand in this module or in one inside it."""
+    lightning = getattr(module, "_compiler_ctx", None)
+    return lightning is not None or any(
+        each._compiled_call_impl or hasattr(each, "_orig_mod") for each in module.modules()
+    )
+
+
+def _may_follow(module: nn.Module) -> bool:
+    """Whether a module could be the normalisation or activation after a layer: a leaf with no matrix of its own."""
+    if isinstance(module, (torch.jit.ScriptModule, *_NOT_ACTIVITY)) or next(module.children(), None) is not None:
+        return False
+    return isinstance(module, nn.LayerNorm) or all(parameter.dim() <= 1 for parameter in module.parameters())
