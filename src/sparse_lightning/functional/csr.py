@@ -23,6 +23,25 @@ def index_dtype(largest: int) -> torch.dtype:
     return torch.int32 if largest <= torch.iinfo(torch.int32).max else torch.int64
 
 
+def check_positions(positions: Tensor, numel: int) -> None:
+    """Raise ValueError unless these are sorted distinct int64 positions in a matrix of so many elements.
+
+    >>> check_positions(torch.tensor([0, 3]), 3)
+    Traceback (most recent call last):
+    ...
+    ValueError: Expected positions in [0, 3), got 0 to 3
+    """
+    if positions.dim() != 1 or positions.dtype != torch.int64:
+        raise ValueError(f"Expected positions of shape (nnz,) and int64, got {positions.dim()}-D {positions.dtype}")
+    if not len(positions):
+        return
+    if not (positions[1:] > positions[:-1]).all():
+        raise ValueError("Expected sorted distinct positions")
+    first, last = int(positions[0]), int(positions[-1])
+    if first < 0 or last >= numel:
+        raise ValueError(f"Expected positions in [0, {numel}), got {first} to {last}")
+
+
 def contains(positions: Tensor, queries: Tensor) -> Tensor:
     """Which of the `queries` are among the sorted `positions`.
 
@@ -33,7 +52,7 @@ def contains(positions: Tensor, queries: Tensor) -> Tensor:
     """
     if not len(positions):
         return torch.zeros_like(queries, dtype=torch.bool)
-    nearest = torch.searchsorted(positions, queries).clamp_(max=len(positions) - 1)
+    nearest = torch.searchsorted(positions, queries.contiguous()).clamp_(max=len(positions) - 1)
     return positions[nearest] == queries
 
 
@@ -98,13 +117,7 @@ def csr_from_positions(positions: Tensor, shape: tuple[int, int]) -> tuple[Tenso
     (tensor([0, 2, 2, 3], dtype=torch.int32), tensor([1, 2, 0], dtype=torch.int32))
     """
     rows, columns = shape
-    if positions.dim() != 1 or positions.dtype != torch.int64:
-        raise ValueError(f"Expected positions of shape (nnz,) and int64, got {positions.dim()}-D {positions.dtype}")
-    if len(positions) and not (positions[1:] > positions[:-1]).all():
-        raise ValueError("Expected sorted distinct positions")
-    if len(positions) and not 0 <= int(positions[0]) <= int(positions[-1]) < rows * columns:
-        first, last = int(positions[0]), int(positions[-1])
-        raise ValueError(f"Expected positions in [0, {rows * columns}), got {first} to {last}")
+    check_positions(positions, rows * columns)
     dtype = index_dtype(max(len(positions), rows, columns))
     starts = torch.arange(rows + 1, device=positions.device) * columns
     return torch.searchsorted(positions, starts).to(dtype), positions.remainder(columns).to(dtype)
@@ -173,7 +186,7 @@ def replace_positions(positions: Tensor, pruned: Tensor, grown: Tensor) -> tuple
     if not contains(positions, pruned).all():
         raise ValueError("Expected pruned positions to be active, got inactive ones among them")
     kept = torch.ones_like(positions, dtype=torch.bool)
-    kept[torch.searchsorted(positions, pruned)] = False
+    kept[torch.searchsorted(positions, pruned.contiguous())] = False
     survivors = kept.nonzero().squeeze(1)
     if len(survivors) != len(positions) - len(pruned):
         raise ValueError("Expected distinct pruned positions, got one twice")

@@ -1,5 +1,6 @@
 """A linear layer that stores, computes and trains its connections alone."""
 
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from sparse_lightning.functional.csr import (
     carry,
+    check_positions,
     contains,
     csr_from_positions,
     csr_tensor,
@@ -35,13 +37,15 @@ class SparseLinear(nn.Module):
         positions: The active connections as sorted distinct indices into the flattened (out, in) matrix, int64; for
             layers too large for a mask.
         bias: Whether the layer adds a bias.
+        transposed_output: Whether a two-dimensional output is stored feature by feature, as the next sparse layer reads
+            it. It saves four transpositions a step where only elementwise functions stand between two sparse layers,
+            and slows down most others.
         generator: CPU generator that the topology and the initial values are drawn from.
         device: Device of the parameters.
         dtype: Type of the parameters. float32 and float64 are fast on a CPU; others are right and slow, and warn once.
 
     Shape:
-        Input (..., in_features), output (..., out_features). The output of a two-dimensional input is stored feature by
-        feature, as the next sparse layer reads it; any other output is contiguous.
+        Input (..., in_features), output (..., out_features).
 
     Attributes:
         values: The weights of the active connections, row by row (nnz): the parameter to optimize.
@@ -83,11 +87,13 @@ class SparseLinear(nn.Module):
         mask: Tensor | None = None,
         positions: Tensor | None = None,
         bias: bool = True,
+        transposed_output: bool = False,
         generator: torch.Generator | None = None,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        self.transposed_output = transposed_output
         self.in_features, self.out_features = _size("in_features", in_features), _size("out_features", out_features)
         if (density is not None) + (mask is not None) + (positions is not None) != 1:
             raise ValueError("Expected exactly one of density, mask and positions")
@@ -163,10 +169,12 @@ class SparseLinear(nn.Module):
         if input.dtype != self.values.dtype:
             raise ValueError(f"Expected input of {self.values.dtype}, got {input.dtype}")
         needed = torch.is_grad_enabled() and input.requires_grad
-        columns = input.reshape(-1, self.in_features).t()
-        output = csr_product(self.values, columns, self._layout, self._transposed() if needed else None).t()
-        output = output if self.bias is None else output + self.bias
-        return output if input.dim() == 2 else output.reshape(*input.shape[:-1], self.out_features).contiguous()
+        inputs = input.reshape(-1, self.in_features)
+        product = csr_product(self.values, inputs, self._layout, self._transposed() if needed else None)
+        output = (product if self.bias is None else product.add_(self.bias[:, None])).t()
+        if self.transposed_output and input.dim() == 2:
+            return output
+        return output.contiguous().view(*input.shape[:-1], self.out_features)
 
     @property
     def weight(self) -> Tensor:
@@ -231,6 +239,7 @@ class SparseLinear(nn.Module):
         Raises:
             ValueError: The positions are not int64, not sorted and distinct, or not in the matrix.
         """
+        check_positions(positions, self._numel)
         old = self.positions
         pruned, grown = old[~contains(positions, old)], positions[~contains(old, positions)]
         return self.rewire(pruned, grown, grown_values=grown_values)
@@ -238,7 +247,8 @@ class SparseLinear(nn.Module):
     def extra_repr(self) -> str:
         """The arguments that draw a layer like this one."""
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"
-        return f"{sizes}, density={_shortest(self.density, self._numel)}, bias={self.bias is not None}"
+        transposed = ", transposed_output=True" if self.transposed_output else ""
+        return f"{sizes}, density={_shortest(self.density, self._numel)}, bias={self.bias is not None}{transposed}"
 
     @property
     def _numel(self) -> int:
@@ -315,3 +325,28 @@ def _shortest(density: float, numel: int) -> float:
     """
     candidates = (float(f"{density:.{digits}g}") for digits in range(1, 18))
     return next((short for short in candidates if round(short * numel) == round(density * numel)), density)
+
+
+_ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Dropout, nn.Identity)
+
+
+def store_by_feature(network: nn.Module) -> int:
+    """Set `transposed_output` wherever two sparse layers of an nn.Sequential have elementwise functions alone between.
+
+    Layers of any other order, and those with batch norm between them, stay as they are: they would be slower.
+
+    Returns:
+        How many layers store their outputs feature by feature from now on.
+
+    >>> pair = nn.Sequential(SparseLinear(4, 8, 0.5), nn.ReLU(), SparseLinear(8, 4, 0.5))
+    >>> store_by_feature(pair), pair[0].transposed_output, pair[2].transposed_output
+    (1, True, False)
+    """
+    count = 0
+    for module in network.modules():
+        if isinstance(module, nn.Sequential):
+            layers = [layer for layer in module if not isinstance(layer, _ELEMENTWISE)]
+            for layer, following in pairwise(layers):
+                if isinstance(layer, SparseLinear) and isinstance(following, SparseLinear):
+                    layer.transposed_output, count = True, count + 1
+    return count
