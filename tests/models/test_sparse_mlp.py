@@ -18,7 +18,7 @@ from sparse_lightning import SET, PruneRegrow, SparseMLP
 from sparse_lightning.datamodules.in_memory import Batches, Order
 from sparse_lightning.models import sparse_mlp
 
-small = partial(SparseMLP, 6, 3, hidden_sizes=(8, 5), density=0.5)
+small = partial(SparseMLP, input_size=6, num_classes=3, hidden_sizes=(8, 5), density=0.5)
 exactly = partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
@@ -115,7 +115,7 @@ def test_arguments_out_of_range_are_refused_in_one_sentence(arguments, message):
         SparseMLP(**arguments)
 
 
-def test_density_of_a_layer_that_is_not_there_is_refused_at_setup(trainer, data):
+def test_density_of_a_layer_that_is_not_there_is_refused(trainer, data):
     with pytest.raises(ValueError, match=r"match 'network.linear9' in density, got only network.linear1, "):
         trainer(max_epochs=1).fit(small(density={"network.linear9": 0.5}), data)
 
@@ -126,16 +126,14 @@ def test_arguments_after_the_sizes_are_keyword_only():
 
 
 def test_repr_shows_the_arguments_that_differ_from_their_defaults():
-    assert repr(small()).splitlines()[1].strip() == (
-        "input_size=6, num_classes=3, hidden_sizes=[8, 5], density=0.5"
-    )
+    assert repr(small()).splitlines()[1].strip() == ("input_size=6, num_classes=3, hidden_sizes=[8, 5], density=0.5")
 
 
 # Its PruneRegrow.
 
 
 def test_weights_are_cut_when_a_trainer_sets_the_callback_up(trainer, data):
-    mlp, counts = small(), []
+    mlp, counts = small(hebbian_grow=None), []
     dense = all((weight != 0).all() for weight in mlp.parameters() if weight.dim() == 2)
     count = LambdaCallback(
         on_fit_start=lambda *_: counts.extend(int((w != 0).sum()) for w in mlp.parameters() if w.dim() == 2)
@@ -214,7 +212,7 @@ def test_density_one_is_a_dense_network_without_a_callback(trainer, data):
 
 def test_a_trainer_that_fits_several_models_has_the_callback_of_the_last_one(trainer, data):
     run = trainer(max_epochs=1)
-    for mlp in (small(), small(density=0.25), small(density=1)):
+    for mlp in (small(hebbian_grow=None), small(hebbian_grow=None, density=0.25), small(density=1)):
         for _ in range(2):
             run.fit_loop.epoch_progress.reset()
             run.fit(mlp, data)
@@ -276,7 +274,7 @@ def test_a_schedule_that_falls_until_the_end_needs_a_trainer_with_one(trainer, d
 
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
 def test_the_trainer_clips_gradients(trainer, data, algorithm):
-    mlp, largest = small(), []
+    mlp, largest = small(hebbian_grow=None), []
     note = LambdaCallback(
         on_before_zero_grad=lambda *_: largest.extend(
             float(weight.grad.abs().max()) for weight in mlp.parameters() if weight.grad is not None
@@ -323,7 +321,7 @@ def test_metrics_are_means_over_samples_including_the_short_last_batch(trainer, 
 
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
-def test_validate_and_test_measure_all_samples_of_the_sparse_network(trainer, data, stage):
+def test_validate_and_test_measure_all_samples(trainer, data, stage):
     mlp = small()
     (found,) = getattr(trainer(), stage)(mlp, data, verbose=False)
     prefix = {"validate": "val", "test": "test"}[stage]
@@ -356,7 +354,7 @@ def test_what_a_subclass_does_to_the_loss_is_not_in_the_metric(trainer, data, re
             loss += 100
             return loss
 
-    trainer(max_epochs=1, logger=record).fit(Penalised(6, 3, hidden_sizes=(8,)), data)
+    trainer(max_epochs=1, logger=record).fit(Penalised(6, 3, hebbian_grow=None), data)
     assert record.epochs[0]["train_loss"] < 10
 
 
@@ -436,7 +434,7 @@ def test_the_weights_load_in_a_plain_sequential_of_the_same_names(checkpoint):
         ({"hidden_sizes": (8,)}, r"checkpoint with network.output.weight of shape \[3, 8\], got \[3, 5\]"),
         ({"num_classes": 4}, r"checkpoint with network.output.weight of shape \[4, 5\], got \[3, 5\]"),
         ({"batch_norm": False}, r"checkpoint with network.norm1.weight of shape none, got \[8\]"),
-        ({"density": 0.25}, "checkpoint of density 0.25, got 0.5"),
+        ({"density": 0.25}, "checkpoint with 12 active connections of network.linear1.weight, got 24"),
     ],
 )
 def test_a_checkpoint_of_another_architecture_is_refused_in_one_sentence(trainer, data, checkpoint, change, message):
@@ -459,8 +457,8 @@ def test_settings_of_omegaconf_and_numpy_train_resume_and_are_saved_as_plain_val
     run.fit(small(**options), data)
     run.save_checkpoint(tmp_path / "two.ckpt")
     again = small(**options)
-    trainer(max_epochs=3).fit(again, data, ckpt_path=tmp_path / "two.ckpt")
-    assert again.prune_regrow.rewirings == 2
+    trainer(max_epochs=4).fit(again, data, ckpt_path=tmp_path / "two.ckpt")
+    assert again.prune_regrow.rewirings == 3
     saved = torch.load(tmp_path / "two.ckpt", weights_only=True)["hyper_parameters"]
     assert {type(value) for value in saved.values()} <= {int, float, bool, str, list, dict}
     assert SparseMLP.load_from_checkpoint(tmp_path / "two.ckpt").hparams == again.hparams
@@ -485,7 +483,7 @@ def four_epochs(trainer, data, folder, logger, options, save: str, checkpoint: P
     run.fit(mlp, data, ckpt_path=checkpoint)
     return {
         "weights": mlp.state_dict(),
-        "rewiring": mlp.prune_regrow.state_dict(),
+        "rewiring": {name: each for name, each in mlp.prune_regrow.state_dict().items() if name != "settings"},
         "masks": masks.epochs[-1],
         "optimizer": run.optimizers[0].state_dict(),
         "schedule": run.lr_scheduler_configs[0].scheduler.state_dict(),
@@ -514,6 +512,7 @@ INSIDE, LAST = ("step=1", "step=4", "step=5"), ("step=6", "step=9")
 AFTER = ("validated-epoch=0", "validated-epoch=1", "ended-epoch=0", "ended-epoch=1")
 
 
+@pytest.mark.filterwarnings("ignore:PruneRegrow will not rewire")
 @pytest.mark.parametrize(
     ("arm", "start"),
     [

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import inspect
 import zlib
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,6 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from sparse_lightning.callbacks.arguments import build_repr
 from sparse_lightning.datamodules.in_memory import Batches, Order
 from sparse_lightning.functional.checks import expect, is_integer
 
@@ -138,11 +138,8 @@ class MNISTDataModule(LightningDataModule):
         return tuple(tensor.to(device) for tensor in batch)
 
     def __repr__(self) -> str:
-        """Return the call that builds this data module."""
-        parameters = inspect.signature(type(self)).parameters
-        values = {name: getattr(self, name) for name in parameters}
-        changed = [f"{name}={value!r}" for name, value in values.items() if value != parameters[name].default]
-        return f"{type(self).__name__}({', '.join(changed)})"
+        """Return the expression that builds this data module."""
+        return build_repr(self, {})
 
     def _evaluation_batches(self, split: str) -> Batches:
         order = self._order(split, max(self.batch_size, EVALUATION_BATCH_SIZE), None)

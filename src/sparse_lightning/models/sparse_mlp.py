@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, Literal, cast, get_args
+from weakref import WeakSet
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -18,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from sparse_lightning.callbacks.prune_regrow import PruneRegrow
 from sparse_lightning.criteria.growth import HebbianGrowth
 from sparse_lightning.functional.checks import expect, is_integer, is_number
+from sparse_lightning.functional.densities import uniform
 from sparse_lightning.functional.masks import derived_generator
 from sparse_lightning.models.metrics import EpochMetrics
 from sparse_lightning.models.mlp import build_mlp
@@ -34,6 +36,7 @@ from sparse_lightning.nn.k_winners import KWinners
 
 Batch = tuple[Tensor, Tensor]
 Activation = Literal["relu", "kwinners"]
+_OWN: WeakSet[Callback] = WeakSet()  # the callbacks that models, not users, have given to a Trainer
 
 
 class SparseMLP(LightningModule):
@@ -146,7 +149,7 @@ class SparseMLP(LightningModule):
             input_size, num_classes, list(hidden_sizes), batch_norm=batch_norm, dropout=dropout, **options
         )
         hebbian = HebbianGrowth(count_validation=count_validation)
-        self.prune_regrow = _OwnPruneRegrow(
+        self.prune_regrow = PruneRegrow(
             density=self.hparams["density"],
             prune_fraction=self.hparams["prune_fraction"],
             growth=None if hebbian_grow is None else hebbian if hebbian_grow else "random",
@@ -163,12 +166,15 @@ class SparseMLP(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Return this model's own PruneRegrow, unless it is dense or the Trainer has another one already."""
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        for stale in [each for each in callbacks if isinstance(each, _OwnPruneRegrow)]:
-            callbacks.remove(stale)  # of a SparseMLP that this Trainer had before
+        for callback in [each for each in callbacks if each in _OWN]:
+            callbacks.remove(callback)  # of a SparseMLP that this Trainer had before
         if any(isinstance(each, PruneRegrow) for each in callbacks):
             rank_zero_info("SparseMLP: the Trainer's PruneRegrow is used in place of the model's own")
             return []
-        return [] if self.hparams["density"] == 1 else [self.prune_regrow]
+        if self.hparams["density"] == 1:
+            return []
+        _OWN.add(self.prune_regrow)
+        return [self.prune_regrow]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and the schedule of its learning rate."""
@@ -250,9 +256,9 @@ class SparseMLP(LightningModule):
             shapes = [list(state[name].shape) if name in state else "none" for state in (ours, theirs)]
             if shapes[0] != shapes[1]:
                 raise ValueError(f"Expected a checkpoint with {name} of shape {shapes[0]}, got {shapes[1]}")
-        ours, theirs = self.hparams["density"], checkpoint.get("hyper_parameters", {}).get("density")
-        expect(theirs in (None, ours), f"a checkpoint of density {ours}", theirs)
-        if state := checkpoint.get("callbacks", {}).get(self.prune_regrow.state_key):
+        state = checkpoint.get("callbacks", {}).get(self.prune_regrow.state_key)
+        if state:
+            self._check_density(state["masks"])
             self.prune_regrow.start_from(state["masks"])
         is_first = self._trainer is None or self.trainer.is_global_zero
         self._metrics.load_state_dict(checkpoint.get("metrics", {}), is_first=is_first)
@@ -280,6 +286,15 @@ class SparseMLP(LightningModule):
         self._metrics.update(stage, loss, logits, labels)
         return loss
 
+    def _check_density(self, masks: Mapping[str, Tensor]) -> None:
+        density = self.hparams["density"]
+        if not isinstance(density, dict):
+            counts = uniform({name: mask.shape for name, mask in masks.items()}, density)
+            for name, mask in masks.items():
+                active = int(mask.sum())
+                holds = active == counts[name]
+                expect(holds, f"a checkpoint with {counts[name]} active connections of {name}", active)
+
     def _sum_over_ranks(self, values: Sequence[float]) -> Sequence[float]:
         if self._trainer is None or self.trainer.world_size == 1:
             return values
@@ -289,10 +304,6 @@ class SparseMLP(LightningModule):
     def _log_epoch(self, stage: str) -> None:
         metrics = self._metrics.finish(stage, self._sum_over_ranks)
         self.log_dict(metrics, prog_bar=True, sync_dist=self.trainer.world_size > 1)
-
-
-class _OwnPruneRegrow(PruneRegrow):
-    """The PruneRegrow that a SparseMLP brings; its type distinguishes it from a user's."""
 
 
 def _check(of: Mapping[str, Any]) -> None:
