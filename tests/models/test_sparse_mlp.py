@@ -136,7 +136,7 @@ def test_weights_are_cut_when_a_trainer_sets_the_callback_up(trainer, data):
     mlp, counts = small(hebbian_grow=None), []
     dense = all((weight != 0).all() for weight in mlp.parameters() if weight.dim() == 2)
     count = LambdaCallback(
-        on_fit_start=lambda *_: counts.extend(int((w != 0).sum()) for w in mlp.parameters() if w.dim() == 2)
+        on_train_start=lambda *_: counts.extend(int((w != 0).sum()) for w in mlp.parameters() if w.dim() == 2)
     )
     trainer(max_epochs=1, callbacks=[count]).fit(mlp, data)
     assert dense
@@ -512,7 +512,6 @@ INSIDE, LAST = ("step=1", "step=4", "step=5"), ("step=6", "step=9")
 AFTER = ("validated-epoch=0", "validated-epoch=1", "ended-epoch=0", "ended-epoch=1")
 
 
-@pytest.mark.filterwarnings("ignore:PruneRegrow will not rewire")
 @pytest.mark.parametrize(
     ("arm", "start"),
     [
