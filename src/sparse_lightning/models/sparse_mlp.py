@@ -202,11 +202,13 @@ class SparseMLP(LightningModule):
         """Return the loss of a batch; or, without automatic optimization, take a step for each batch of a list."""
         if batch_idx == 0:
             self._begin_epoch()
+        is_list = not isinstance(batch[0], Tensor)
         if self.automatic_optimization:
+            expect(not is_list, "automatic_optimization=False for batches in lists", True)
             return self._measure("train", *cast(Batch, batch))
-        batches = cast(Sequence[Batch], [batch] if isinstance(batch[0], Tensor) else batch)
+        batches = cast(Sequence[Batch], batch if is_list else [batch])
         by_step = self.hparams["lr_interval"] == "step"
-        expect(not by_step or len(batches) == 1, "lr_interval='epoch' for batches in lists", "step")
+        expect(not (by_step and is_list), "lr_interval='epoch' for batches in lists", "step")
         optimizer = cast(LightningOptimizer, self.optimizers())
         for images, labels in batches:
             optimizer.zero_grad()
