@@ -55,7 +55,8 @@ class SparseMLP(LightningModule):
 
     The model optimizes automatically. With ``automatic_optimization = False`` it takes its steps itself, and a batch
     may then be a list of batches with a step for each, which spares a small network most of Lightning's time between
-    two steps and gives the same weights. Lightning clips no gradients then.
+    two steps and gives the same weights. Lightning clips no gradients then, and DDP synchronises buffers, as batch
+    norm's running statistics, once a list.
 
     Args:
         input_size: Features of a sample once flattened.
