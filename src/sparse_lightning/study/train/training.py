@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sparse_lightning.datamodules.mnist import MNISTDataModule
 from sparse_lightning.study.train.connections import Connections
+from sparse_lightning.study.train.lists import train_in_lists
 from sparse_lightning.study.train.record import (
     CONFIG,
     DATA,
@@ -108,7 +109,7 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
         callbacks.append(TQDMProgressBar(refresh_rate=20) if bar else EpochLines())
     own = {"logger": loggers, "callbacks": callbacks, "enable_progress_bar": bar, "plugins": [WholeCheckpoints()]}
     trainer: Trainer = instantiate(cfg.trainer, **own)
-    shorten(trainer)
+    train_in_lists(trainer, model, data)
     try:
         trainer.fit(model, datamodule=data, ckpt_path=path or cfg.ckpt_path)
     except SystemExit:
@@ -125,14 +126,6 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
         board.log_result(_shown(cfg), {name: result[name] for name in RESULTS}, job.swept)
     write(folder / RESULT, json.dumps(result, indent=2) + "\n")  # last of all: now it has finished
     return result
-
-
-def shorten(trainer: Trainer) -> None:
-    """Have a trainer take the short way from batch to batch, where Lightning's own way is known."""
-    if version("lightning").startswith("2.6."):  # it stands on what another version may have changed
-        from sparse_lightning.study.train.loop import ShortLoop
-
-        ShortLoop.install(trainer)
 
 
 class EpochLines(Callback):
