@@ -47,10 +47,10 @@ from tqdm import tqdm
 from sparse_lightning import MNISTDataModule, PruneRegrow, SparseMLP
 from sparse_lightning.datamodules.mnist import MNIST_MEAN, MNIST_STD, PACKAGED
 from sparse_lightning.study.train.connections import Connections
+from sparse_lightning.study.train.lists import train_in_lists
 from sparse_lightning.study.train.record import read_metrics
 from sparse_lightning.study.train.recorders import Recorder, WholeCheckpoints
 from sparse_lightning.study.train.tensorboard import Board
-from sparse_lightning.study.train.training import shorten
 
 ARMS: dict[str, dict[str, Any]] = {
     "hebbian": {"hebbian_grow": True},
@@ -180,7 +180,7 @@ def sparse_lightning(arm: str, epochs: int, seed: int, folder: Path, records: bo
     options = {"callbacks": callbacks, "plugins": [WholeCheckpoints()]}
     options |= {"num_sanity_val_steps": 0, "enable_model_summary": False}  # as in conf/trainer/default.yaml
     model, data = SparseMLP(**ARMS[arm], seed=seed), MNISTDataModule(seed=seed)
-    return _lightning_fit(model, epochs, home, loggers, data, prepare=shorten, **options)
+    return _lightning_fit(model, epochs, home, loggers, data, prepare=train_in_lists, **options)
 
 
 def usual_lightning(arm: str, epochs: int, seed: int, folder: Path) -> dict[str, float]:
@@ -260,13 +260,13 @@ def _lightning_fit(
     logger: Any,
     *data: Any,
     callbacks: Any = (),
-    prepare: Callable[[Trainer], None] = lambda trainer: None,
+    prepare: Callable[[Trainer, LightningModule, Any], object] = lambda trainer, model, data: None,
     **options: Any,
 ) -> dict[str, float]:
     clock = _Clock()
     options |= {"accelerator": "cpu", "logger": logger, "default_root_dir": folder}
     trainer = Trainer(max_epochs=epochs, callbacks=[clock, *callbacks], **options)
-    prepare(trainer)
+    prepare(trainer, model, data)
     trainer.fit(model, *data)
     return clock.found(trainer.callback_metrics["val_acc"].item())
 

@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from sparse_lightning import SET, MNISTDataModule
 
-EPOCHS = 14
+EPOCHS = 20
 
 
 class LeNet(LightningModule):
-    """LeNet-300-100 with the settings of Dettmers & Zettlemoyer 2019, in a seventh of their 100 epochs."""
+    """LeNet-300-100 with the settings of Dettmers & Zettlemoyer 2019, in a fifth of their 100 epochs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class LeNet(LightningModule):
 def test_set_at_5_percent_reaches_the_published_accuracy_and_its_connections_live(tmp_path):
     # Published: 98.14% (sparse_learning's MNIST summary); with zeros never pruned it fell to 25%.
     seed_everything(0, verbose=False)
-    module, sparse = LeNet(), SET(0.05, distribution="uniform", prune_fraction=0.5, schedule="cosine", seed=0)
+    module, sparse = LeNet(), SET(0.05, prune_fraction=0.5, schedule="cosine", seed=0)
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = Trainer(max_epochs=EPOCHS, callbacks=[sparse], enable_model_summary=False, **options)
     trainer.fit(module, MNISTDataModule(batch_size=100))

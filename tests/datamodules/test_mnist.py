@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparse_lightning import MNISTDataModule, SparseMLP, mnist
-from sparse_lightning.datamodules.mnist import Batches, Order
+from sparse_lightning import MNISTDataModule, SparseMLP
+from sparse_lightning.datamodules import mnist
+from sparse_lightning.datamodules.in_memory import Batches
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 LABELS = FILES[1]
@@ -109,15 +110,15 @@ def test_it_is_read_once(packaged):
     assert packaged.train_dataloader().images is first
 
 
-@pytest.mark.parametrize("place", range(200, 29_000, 2400))
-def test_a_flipped_byte_in_the_package_is_found(package, place):
+@pytest.mark.parametrize("place", [200, 9_800, 19_400, 26_600])
+def test_a_flipped_bit_in_the_package_is_found(package, place):
     path = package / f"{LABELS}.gz"
     replace(path, flipped(path.read_bytes(), place))
     with pytest.raises((OSError, ValueError), match=rf"\AExpected .* {path}, got"):
         mnist._packaged(LABELS)
 
 
-def test_other_content_in_the_package_is_found_and_said_in_a_sentence(package):
+def test_other_content_in_the_package_is_refused_in_one_sentence(package):
     path = package / f"{LABELS}.gz"
     replace(path, gzip.compress(flipped(gzip.decompress(path.read_bytes()), 1000)))
     with pytest.raises(ValueError, match=rf"\AExpected MNIST with SHA-256 65a50cbb\w+ in {path}, got \w+: .*damaged\Z"):
@@ -143,14 +144,16 @@ def test_a_file_missing_from_the_package_is_found(package):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"seed": 0.5}, "Expected seed to be an integer, got 0.5"),
+        ({"batch_size": True}, "Expected batch_size of at least 1, got True"),
         ({"dataset": "CIFAR10"}, "Expected dataset to be one of MNIST, FashionMNIST, KMNIST, QMNIST, got 'CIFAR10'"),
-        ({"dataset": "KMNIST"}, "Expected a data_dir for KMNIST, got None: only MNIST is packaged"),
+        ({"dataset": "KMNIST"}, "Expected a data_dir for KMNIST, got None: only MNIST is in the package"),
         ({"batch_size": 0}, "Expected batch_size of at least 1, got 0"),
         ({"val_size": -1}, r"Expected val_size in \[0, 60000\), got -1"),
         ({"val_size": 60_000}, r"Expected val_size in \[0, 60000\), got 60000"),
     ],
 )
-def test_arguments_out_of_range_are_refused_in_a_sentence(arguments, message):
+def test_arguments_out_of_range_are_refused_in_one_sentence(arguments, message):
     with pytest.raises(ValueError, match=message):
         MNISTDataModule(**arguments)
 
@@ -175,13 +178,13 @@ def offline(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("dataset", ["MNIST", "FashionMNIST", "KMNIST", "QMNIST"])
-def test_a_missing_folder_that_cannot_be_downloaded_is_said_in_a_sentence(tmp_path, offline, dataset):
+def test_a_missing_folder_that_cannot_be_downloaded_is_refused_in_one_sentence(tmp_path, offline, dataset):
     with pytest.raises(OSError, match=rf"\AExpected {dataset} in {tmp_path}, or to download it there, got: .+\Z"):
         ready(dataset=dataset, data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_flipped_byte_in_the_folder_is_refused(tmp_path, unpacked, name):
+def test_a_flipped_bit_in_the_folder_is_refused(tmp_path, unpacked, name):
     raw = links(unpacked / "MNIST" / "raw", tmp_path / "MNIST" / "raw")
     replace(raw / name, flipped((raw / name).read_bytes(), 5000))
     with pytest.raises(
@@ -206,7 +209,7 @@ def idx(values: Tensor) -> bytes:
 
 
 def made_up(folder: Path, dataset: str, train: int = 50, test: int = 20) -> dict[str, tuple[Tensor, Tensor]]:
-    """Write a small data set in torchvision's format, and return its images and labels."""
+    """Write a small data set in torchvision's format; return its images and labels."""
     raw = folder / dataset / "raw"
     raw.mkdir(parents=True)
     parts = {}
@@ -227,7 +230,7 @@ def made_up(folder: Path, dataset: str, train: int = 50, test: int = 20) -> dict
 
 
 @pytest.mark.parametrize("dataset", ["FashionMNIST", "KMNIST", "QMNIST"])
-def test_other_data_sets_are_read_and_normalised_by_their_own_mean_and_deviation(tmp_path, offline, dataset):
+def test_other_data_sets_are_read_and_normalised_by_their_own_mean_and_standard_deviation(tmp_path, offline, dataset):
     parts = made_up(tmp_path, dataset)
     data = ready(dataset=dataset, data_dir=tmp_path)
     pixels = parts["train"][0].double() / 255
@@ -241,7 +244,7 @@ def test_other_data_sets_are_read_and_normalised_by_their_own_mean_and_deviation
 
 
 @pytest.mark.parametrize("dataset", ["FashionMNIST", "QMNIST"])
-def test_a_damaged_file_of_another_data_set_is_refused_in_a_sentence(tmp_path, offline, dataset):
+def test_a_damaged_file_of_another_data_set_is_refused_in_one_sentence(tmp_path, offline, dataset):
     made_up(tmp_path, dataset)
     (path,) = (tmp_path / dataset / "raw").glob("*train-images*")
     whole = path.read_bytes()
@@ -261,7 +264,7 @@ def test_the_last_training_images_are_held_out_and_the_test_images_kept(packaged
     validation, test = whole(data.val_dataloader()), whole(data.test_dataloader())
     assert train.images.equal(every.images[:55_000])
     assert train.labels.equal(every.labels[:55_000])
-    assert validation[0].equal(data._normalised(every.images[55_000:]))
+    assert validation[0].equal(data._normalise(every.images[55_000:]))
     assert validation[1].equal(every.labels[55_000:])
     assert test[0].equal(whole(packaged.test_dataloader())[0])
     assert sum(len(labels) for _, labels in train) == 55_000
@@ -273,102 +276,35 @@ def test_holding_out_more_images_than_there_are_is_refused(tmp_path, offline):
         ready(dataset="KMNIST", data_dir=tmp_path, val_size=60)
 
 
-# The order.
+# The order and the network.
 
 
-def mnist_like(count: int) -> tuple[Tensor, Tensor]:
-    """Samples whose label is their index, and whose image says it again."""
-    return torch.arange(count).float().view(-1, 1), torch.arange(count)
-
-
-def labels_seen(data: MNISTDataModule, epoch: int) -> list[int]:
+def labels_of(data: MNISTDataModule, epoch: int) -> list[int]:
     loader = data.train_dataloader()
     loader.sampler.set_epoch(epoch)
     return torch.cat([labels for _, labels in loader]).tolist()
 
 
-def test_the_order_is_decided_by_seed_and_epoch_alone(packaged):
-    def order(seed: int, epoch: int) -> list[Tensor]:
-        loader = Batches(*mnist_like(500), Order(500, 32, seed))
-        loader.sampler.set_epoch(epoch)
-        return [labels for _, labels in loader]
-
-    first = order(0, 0)
-    torch.manual_seed(123)
-    torch.rand(7)
-    before = torch.get_rng_state()
-    torch.testing.assert_close(order(0, 0), first)
-    assert torch.get_rng_state().equal(before)
-    others = [torch.cat(order(*key)).tolist() for key in ((0, 1), (1, 0), (0, 2))]
-    orders = [torch.cat(first).tolist(), *others]
-    assert len({tuple(labels) for labels in orders}) == 4
-    assert all(sorted(labels) == list(range(500)) for labels in orders)
-    assert labels_seen(packaged, 3) == labels_seen(packaged, 3) != labels_seen(packaged, 4)
-
-
-def test_the_seed_of_the_data_module_is_that_of_the_order(packaged):
+def test_the_seed_of_the_data_module_decides_the_order_of_each_epoch(packaged):
     again, other = (MNISTDataModule(seed=seed) for seed in (0, 1))
-    again._parts = other._parts = packaged._parts
-    assert labels_seen(again, 0) == labels_seen(packaged, 0) != labels_seen(other, 0)
+    again._splits = other._splits = packaged._splits
+    first = labels_of(packaged, 0)
+    assert labels_of(again, 0) == first != labels_of(other, 0)
+    assert labels_of(packaged, 1) != first
 
 
-def test_images_stay_with_their_labels():
-    for images, labels in Batches(*mnist_like(100), Order(100, 16, seed=0)):
-        assert images.flatten().long().equal(labels)
+def test_batches_in_lists_are_those_of_the_plain_loader_and_move_to_a_device(packaged):
+    lists = MNISTDataModule()
+    lists._splits, lists.batches_per_step = packaged._splits, 16
+    loader = lists.train_dataloader()
+    assert len(loader) == 30
+    batches = [batch for each in loader for batch in lists.transfer_batch_to_device(each, torch.device("cpu"), 0)]
+    exactly(batches, list(packaged.train_dataloader()))
 
 
-def test_without_a_seed_samples_come_as_they_lie():
-    assert torch.cat(list(Order(10, 4))).tolist() == list(range(10))
-
-
-@pytest.mark.parametrize("batch_size", [1, 4, 100])
-@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
-@pytest.mark.parametrize("count", [7, 16, 17, 50])
-@pytest.mark.parametrize("seed", [None, 0])
-def test_ranks_share_the_samples_evenly_and_see_none_twice(count, ranks, batch_size, seed):
-    orders = [Order(count, batch_size, seed, rank, ranks) for rank in range(ranks)]
-    batches = [list(order) for order in orders]
-    assert {len(own) for own in batches} == {len(order) for order in orders} == {len(batches[0])}
-    shares = [torch.cat(own).tolist() for own in batches]
-    seen = [sample for share in shares for sample in share]
-    assert len(set(seen)) == len(seen)
-    if seed is None:  # evaluation misses nothing
-        assert sorted(seen) == list(range(count))
-    else:  # training is even
-        assert [len(share) for share in shares] == [count // ranks] * ranks
-    assert all(len(batch) == batch_size for own in batches for batch in own[:-2])
-
-
-def test_the_samples_left_out_to_keep_ranks_even_are_others_each_epoch():
-    left_out = set()
-    for epoch in range(20):
-        orders = [Order(7, 2, 0, rank, 3) for rank in range(3)]
-        for order in orders:
-            order.set_epoch(epoch)
-        left_out |= set(range(7)) - {sample for order in orders for batch in order for sample in batch.tolist()}
-    assert len(left_out) > 3
-
-
-@pytest.mark.parametrize("given", range(5))
-def test_a_loader_continues_from_the_middle_of_an_epoch(given):
-    def loader() -> Batches:
-        return Batches(*mnist_like(50), Order(50, 12, seed=0))
-
-    whole, first, second = loader(), loader(), loader()
-    iterator = iter(first)
-    for _ in range(given):
-        next(iterator)
-    second.load_state_dict(first.state_dict())
-    torch.testing.assert_close(list(second), list(whole)[given:])
-    torch.testing.assert_close(list(second), list(whole))  # and the next epoch is whole again
-
-
-def test_a_loader_saved_at_the_end_of_an_epoch_begins_the_next():
-    first = Batches(*mnist_like(50), Order(50, 12, seed=0))
-    list(first)
-    second = Batches(*mnist_like(50), Order(50, 12, seed=0))
-    second.load_state_dict(first.state_dict())
-    assert len(list(second)) == 5
+def test_repr_builds_the_data_module():
+    text = "MNISTDataModule(batch_size=64, val_size=5000)"
+    assert repr(eval(text)) == text
 
 
 def test_a_few_batches_of_mnist_train_a_network(trainer, packaged):
@@ -405,7 +341,7 @@ class Watch(Callback):
         self.epochs.append({"train": [], "val": []})
 
     def on_train_batch_end(self, trainer, mlp, outputs, batch, batch_idx):
-        self.epochs[-1]["train"].append(batch[1])
+        self.epochs[-1]["train"].extend(each[1] for each in (batch if isinstance(batch, list) else [batch]))
 
     def on_validation_batch_end(self, trainer, mlp, outputs, batch, batch_idx):
         self.epochs[-1]["val"].append(batch[1])
@@ -420,7 +356,7 @@ class Watch(Callback):
         }
 
 
-def fit(epochs, checkpoint=None):
+def fit(epochs, checkpoint=None, batches=1):
     torch.manual_seed(0)
     watch, mlp = Watch(), SparseMLP(hidden_sizes=[16], num_classes=64, density=0.5)
     trainer = Trainer(
@@ -428,17 +364,19 @@ def fit(epochs, checkpoint=None):
         logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
     )
     data = MNISTDataModule(dataset="KMNIST", data_dir=folder, batch_size=4)
+    mlp.automatic_optimization, data.batches_per_step = batches == 1, batches
     trainer.fit(mlp, data, ckpt_path=checkpoint)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     trainer.save_checkpoint(f"{folder}/{epochs}.ckpt")
-    state = mlp.prune_regrow.state_dict()
+    state = {name: each for name, each in mlp.prune_regrow.state_dict().items() if name != "settings"}
     return trainer, {"start": watch.start, "epochs": watch.epochs, "metrics": metrics, "state": state}
 
 
 trainer, straight = fit(3)
 fit(2)
 trainer, continued = fit(3, f"{folder}/2.ckpt")
-torch.save({"straight": straight, "continued": continued}, f"{folder}/rank{trainer.global_rank}.pt")
+_, lists = fit(3, batches=3)
+torch.save({"straight": straight, "continued": continued, "lists": lists}, f"{folder}/rank{trainer.global_rank}.pt")
 """
 
 
@@ -485,3 +423,6 @@ def test_two_processes_share_the_images_and_train_one_network(tmp_path):
         for part in ("masks", "weights", "totals"):
             exactly(continued["epochs"][-1][part], straight["epochs"][-1][part])
         exactly(continued["state"], straight["state"])
+
+    for rank in ranks:  # and with a step for each batch of a list
+        exactly(rank["lists"]["epochs"], rank["straight"]["epochs"])

@@ -265,6 +265,12 @@ class PruneRegrow(Callback):
         """Check the weights that are about to be saved."""
         self._training.check()
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that another method or another selection has written."""
+        if self.state_key not in checkpoint["callbacks"] and len(all_of(trainer)) == 1:
+            for saved in compatibility.saved_settings(checkpoint["callbacks"]):
+                compatibility.refuse_changed_settings(self._settings(), saved)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the weights, and detach."""
         self._training.end()

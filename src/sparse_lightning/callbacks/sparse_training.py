@@ -152,7 +152,9 @@ class SparseTraining:
     def rewire(self, names: Iterable[str], optimizers: Iterable[Optimizer] = ()) -> None:
         """Rewire those of these weights that are due."""
         masks, changed_names = self.topology.masks, []
-        known = [*optimizers, *self._optimizers.values()]
+        # The Trainer's too: a resumed run begins with a rewiring, before any step has shown which optimizers there are.
+        trained_by = self._trainer.optimizers if self._trainer is not None else []
+        known = [*optimizers, *self._optimizers.values(), *trained_by]
         for name, changed in self.rewirings.run(list(names), masks, self.decisions, self.current_seed()):
             masks.enforce([name])
             changed_names.append(name)
@@ -176,6 +178,8 @@ class SparseTraining:
     def warn_if_never_due(self, trainer: Trainer, method: str) -> None:
         """Warn where a training ends before the first rewiring."""
         now, end = self.now(trainer), self.clock.end(trainer, self.timing.by_steps)
+        if self._now not in (None, now) and self.timing.is_due(now, end):
+            return  # a resumed run begins with a rewiring
         if message := self.timing.never_due(now, end):
             rank_zero_warn(f"{method} will not rewire in this training: {message}")
 

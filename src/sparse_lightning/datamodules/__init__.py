@@ -1,1 +1,1 @@
-"""Lightning data modules."""
+"""LightningDataModules, and the loader for tensors in memory."""

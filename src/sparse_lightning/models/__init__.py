@@ -1,1 +1,1 @@
-"""Lightning modules."""
+"""LightningModules, and what they are built of: network, optimizer and schedule, metrics, noise."""

@@ -1,53 +1,96 @@
 """SparseMLP, the network of the experiment as a LightningModule."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import partial
+from numbers import Integral, Real
+from typing import Any, Literal, cast, get_args
+from weakref import WeakSet
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from sparse_lightning.callbacks.presets import PRESETS
 from sparse_lightning.callbacks.prune_regrow import PruneRegrow
-from sparse_lightning.criteria.growth import HebbianGrowth, RandomGrowth
+from sparse_lightning.criteria.growth import HebbianGrowth
+from sparse_lightning.functional.checks import expect, is_integer, is_number
+from sparse_lightning.functional.densities import uniform
+from sparse_lightning.functional.masks import derived_generator
+from sparse_lightning.models.metrics import EpochMetrics
+from sparse_lightning.models.mlp import build_mlp
+from sparse_lightning.models.noise import replace_pixels
+from sparse_lightning.models.optimization import (
+    Interval,
+    OptimizerName,
+    ScheduleName,
+    build_optimizer,
+    build_schedule,
+    training_length,
+)
+from sparse_lightning.nn.k_winners import KWinners
 
-OPTIMIZERS = ("SGD", "Adam", "AdamW")
-TOGETHER = 64  # batches that are measured at once: one by one, that takes as long as a layer
+Batch = tuple[Tensor, Tensor]
+Activation = Literal["relu", "kwinners"]
+_OWN: WeakSet[Callback] = WeakSet()  # the callbacks that models, not users, have given to a Trainer
 
 
 class SparseMLP(LightningModule):
-    """A multilayer perceptron whose weight matrices are sparse from its construction on.
+    """A multilayer perceptron for classification that trains sparse.
 
-    Each hidden layer is Linear, BatchNorm1d, ReLU, Dropout; the output layer is Linear. The layers are named
-    ``network.linear1``, ``network.linear2`` ... ``network.output``. A :class:`~sparse_lightning.PruneRegrow` of its
-    own, handed to the Trainer by `configure_callbacks`, keeps it sparse and rewires it. Logs ``train_loss``,
-    ``train_acc``, ``val_loss``, ``val_acc`` once an epoch, and ``test_loss``, ``test_acc``.
+    Each hidden layer is Linear, BatchNorm1d, activation and Dropout; the output layer is Linear. The layers are named
+    ``network.linear1``, ``network.linear2`` ... ``network.output``. They have PyTorch's default initialisation.
+
+    The model brings a :class:`~sparse_lightning.PruneRegrow` of its own, `prune_regrow`, which cuts the weights when a
+    Trainer sets it up, keeps them sparse and rewires them. Where the Trainer's callbacks have a PruneRegrow already,
+    that one takes its place, and `density`, `prune_fraction`, `hebbian_grow`, `pruning_early_stop` and
+    `count_validation` are not used.
+
+    Logs ``train_loss``, ``train_acc``, ``val_loss`` and ``val_acc`` once an epoch, with `test_noise` ``noise_loss`` and
+    ``noise_acc`` too, and ``test_loss`` and ``test_acc``. Losses are mean cross-entropies, accuracies fractions.
+
+    The model optimizes automatically. With ``automatic_optimization = False`` it takes its steps itself, and a batch
+    may then be a list of batches with a step for each, which spares a small network most of Lightning's time between
+    two steps and gives the same weights. Lightning clips no gradients then, and DDP synchronises buffers, as batch
+    norm's running statistics, once a list.
 
     Args:
-        input_size: Values in an image once flattened.
+        input_size: Features of a sample once flattened.
         num_classes: Number of classes.
         hidden_sizes: Units of each hidden layer.
-        batch_norm: Normalise each hidden layer before its ReLU.
-        dropout: Share of hidden units dropped in training, in [0, 1).
-        density: Share of connections that are active, in (0, 1]; or by layer name. 1 is the dense network.
-        prune_fraction: Share of the active connections replaced between epochs, in [0, 1); or by layer name.
-        hebbian_grow: True grows by Hebbian coactivation, False at random, None never moves the topology.
-        method: A preset by name instead, in whose place `hebbian_grow` is not looked at: ``"set"``, ``"rigl"``,
-            ``"snfs"``, ``"hebbian"``, ``"random"`` or ``"static"``; see :mod:`sparse_lightning.callbacks.presets`.
+        activation: ``"relu"``, or ``"kwinners"`` for :class:`~sparse_lightning.nn.k_winners.KWinners`.
+        percent_on: k-winners: fraction of the units that win in training, in (0, 1].
+        k_inference_factor: k-winners: how many times as many win in evaluation, at least 0.
+        boost_strength: k-winners: how strongly units that win often are held back, at least 0.
+        boost_strength_factor: k-winners: what the boost strength is multiplied by between epochs, in [0, 1].
+        batch_norm: Whether to normalise each hidden layer before its activation.
+        dropout: Fraction of hidden units dropped in training, in [0, 1).
+        density: Fraction of connections that are active, in (0, 1]; or by layer name. 1 is a dense network without
+            a PruneRegrow.
+        prune_fraction: Fraction of the active connections replaced between epochs, in [0, 1); or by layer name.
+        hebbian_grow: True grows by Hebbian coactivation, False at random, None never changes the topology.
+        pruning_early_stop: Stop rewiring after this many drops of the learning rate; 0 never stops.
+        count_validation: Whether validation samples, noised ones included, count in the coactivation too: a leak that
+            the published experiment had, for reproducing it.
         optimizer: ``"SGD"``, ``"Adam"`` or ``"AdamW"``.
         learning_rate: Initial learning rate, above 0.
-        momentum: Momentum of SGD, in [0, 1); the others do not use it.
+        momentum: SGD: momentum, in [0, 1).
+        nesterov: SGD: whether momentum is Nesterov's.
+        betas: Adam and AdamW: decay rates of the running means of the gradient and its square, each in [0, 1).
         weight_decay: Weight decay, at least 0.
-        lr_milestones: Epochs at whose start the learning rate is multiplied by `lr_gamma`; empty for never.
-        lr_gamma: That factor, above 0.
-        pruning_early_stop: Stop rewiring after this many drops of the learning rate; 0 never stops.
-        count_validation: Count the validation images into the coactivation too, a leak that the published experiment
-            had; for reproducing it.
-        seed: Seed of the masks and of the rewiring. The weights come from PyTorch's random state, as in any module.
+        lr_schedule: ``"multistep"``, ``"cosine"``, ``"linear"`` or ``"constant"``.
+        lr_interval: Whether the schedule counts by ``"epoch"`` or by optimizer ``"step"``.
+        lr_milestones: Multistep: epochs, or steps, at whose start the learning rate is multiplied by `lr_gamma`.
+        lr_gamma: Multistep: that factor, above 0.
+        lr_final: Cosine and linear: learning rate at the end of the training, in [0, learning_rate].
+        test_noise: Whether to validate a second time, with noise on the images; see
+            :func:`~sparse_lightning.models.noise.replace_pixels`.
+        noise_level: Fraction of the pixels that the noise replaces, in [0, 1].
+        seed: Seed of masks, rewirings and noise. Weights come from PyTorch's random state, as in any module.
 
     Raises:
         ValueError: An argument is out of its range, or a checkpoint is of another architecture.
@@ -61,114 +104,134 @@ class SparseMLP(LightningModule):
         self,
         input_size: int = 784,
         num_classes: int = 10,
+        *,
         hidden_sizes: Sequence[int] = (100, 100, 100),
+        activation: Activation = "relu",
+        percent_on: float = 0.25,
+        k_inference_factor: float = 1.5,
+        boost_strength: float = 1.4,
+        boost_strength_factor: float = 0.7,
         batch_norm: bool = True,
         dropout: float = 0.0,
         density: float | Mapping[str, float] = 0.2,
         prune_fraction: float | Mapping[str, float] = 0.3,
         hebbian_grow: bool | None = True,
-        method: str | None = None,
-        optimizer: str = "SGD",
-        learning_rate: float = 0.1,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-4,
-        lr_milestones: Sequence[int] = (30, 60, 90),
-        lr_gamma: float = 0.1,
         pruning_early_stop: int = 0,
         count_validation: bool = False,
+        optimizer: OptimizerName = "SGD",
+        learning_rate: float = 0.1,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        betas: Sequence[float] = (0.9, 0.999),
+        weight_decay: float = 1e-4,
+        lr_schedule: ScheduleName = "multistep",
+        lr_interval: Interval = "epoch",
+        lr_milestones: Sequence[int] = (30, 60, 90),
+        lr_gamma: float = 0.1,
+        lr_final: float = 0.0,
+        test_noise: bool = False,
+        noise_level: float = 0.15,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _expect("input_size above 0", input_size, lambda size: size > 0)
-        _expect("num_classes above 0", num_classes, lambda count: count > 0)
-        _expect("hidden_sizes to be a list of sizes above 0", hidden_sizes, _sizes)
-        _expect("batch_norm to be true or false", batch_norm, lambda choice: isinstance(choice, bool))
-        _expect("count_validation to be true or false", count_validation, lambda choice: isinstance(choice, bool))
-        _expect("seed to be a whole number", seed, lambda number: isinstance(number, int))
-        _expect("dropout in [0, 1)", dropout, lambda share: 0 <= share < 1)
-        _expect(
-            "hebbian_grow to be true, false or null", hebbian_grow, lambda grow: grow is None or isinstance(grow, bool)
-        )
-        _expect(
-            f"method to be null or one of {', '.join(PRESETS)}", method, lambda name: name is None or name in PRESETS
-        )
-        _expect(f"optimizer to be one of {', '.join(OPTIMIZERS)}", optimizer, lambda name: name in OPTIMIZERS)
-        _expect("learning_rate above 0", learning_rate, lambda rate: rate > 0)
-        _expect("momentum in [0, 1)", momentum, lambda share: 0 <= share < 1)
-        _expect("weight_decay of at least 0", weight_decay, lambda decay: decay >= 0)
-        _expect("lr_milestones in rising order", lr_milestones, lambda epochs: list(epochs) == sorted(set(epochs)))
-        _expect("lr_gamma above 0", lr_gamma, lambda factor: factor > 0)
-        hidden_sizes, lr_milestones = list(hidden_sizes), list(lr_milestones)
         self.save_hyperparameters()
-        # Plain values, where a configuration file gave OmegaConf's, which a checkpoint is not to hold.
-        density, prune_fraction = _plain(density), _plain(prune_fraction)
-        self.hparams.update(
-            hidden_sizes=hidden_sizes, lr_milestones=lr_milestones, density=density, prune_fraction=prune_fraction
+        # A checkpoint holds plain values, also where a configuration file or NumPy gave others.
+        self.hparams.update({name: _plain(value) for name, value in self.hparams.items()})
+        _check(self.hparams)
+        kwinners = partial(
+            KWinners,
+            percent_on=percent_on,
+            k_inference_factor=k_inference_factor,
+            boost_strength=boost_strength,
+            boost_strength_factor=boost_strength_factor,
         )
-        self.network = _mlp(input_size, num_classes, hidden_sizes, batch_norm, dropout)
-        common: dict[str, Any] = {"seed": seed, "pruning_early_stop": pruning_early_stop}
-        if method is None:
-            growth = HebbianGrowth(count_validation=count_validation) if hebbian_grow else RandomGrowth()
-            common["growth"] = None if hebbian_grow is None else growth
-        kind = PRESETS[method] if method else PruneRegrow
-        self.prune_regrow = kind(density=density, prune_fraction=prune_fraction, **common)
-        self._dense = density == 1
-        if not self._dense:
-            self.prune_regrow.sparsify(self)
-        self._metrics: dict[str, _Sums] = {}
+        options: dict[str, Any] = {} if activation == "relu" else {"activation": kwinners}
+        self.network = build_mlp(
+            input_size, num_classes, list(hidden_sizes), batch_norm=batch_norm, dropout=dropout, **options
+        )
+        hebbian = HebbianGrowth(count_validation=count_validation)
+        self.prune_regrow = PruneRegrow(
+            density=self.hparams["density"],
+            prune_fraction=self.hparams["prune_fraction"],
+            growth=None if hebbian_grow is None else hebbian if hebbian_grow else "random",
+            pruning_early_stop=self.hparams["pruning_early_stop"],
+            seed=self.hparams["seed"],
+        )
+        self._metrics = EpochMetrics()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, (batch, num_classes), of images, (batch, ...), that flatten to `input_size` values each."""
+        """Return logits, (batch, num_classes), of images, (batch, ...), of `input_size` values each."""
         logits: Tensor = self.network(images.flatten(1))
         return logits
 
     def configure_callbacks(self) -> list[Callback]:
-        """This model's own PruneRegrow; none for a dense network.
-
-        Raises:
-            ValueError: The Trainer was given another one.
-        """
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, PruneRegrow) and callback is not self.prune_regrow and not self._dense:
-                raise ValueError(
-                    "Expected one PruneRegrow for each weight, got one in the Trainer's callbacks beside the one that "
-                    "SparseMLP brings; to use yours, build the model with density=1"
-                )
-        return [] if self._dense else [self.prune_regrow]
+        """Return this model's own PruneRegrow, unless it is dense or the Trainer has another one already."""
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        for callback in [each for each in callbacks if each in _OWN]:
+            callbacks.remove(callback)  # of a SparseMLP that this Trainer had before
+        if any(isinstance(each, PruneRegrow) for each in callbacks):
+            rank_zero_info("SparseMLP: the Trainer's PruneRegrow is used in place of the model's own")
+            return []
+        if self.hparams["density"] == 1:
+            return []
+        _OWN.add(self.prune_regrow)
+        return [self.prune_regrow]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer and its MultiStepLR."""
-        settings = self.hparams
-        options = {"lr": settings["learning_rate"], "weight_decay": settings["weight_decay"], "fused": True}
-        if settings["optimizer"] == "SGD":
-            options["momentum"] = settings["momentum"]
-        optimizer = getattr(torch.optim, settings["optimizer"])(self.parameters(), **options)
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, settings["lr_milestones"], settings["lr_gamma"])
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        """Return the optimizer and the schedule of its learning rate."""
+        of = self.hparams
+        names = ("learning_rate", "weight_decay", "momentum", "nesterov", "betas")
+        optimizer = build_optimizer(of["optimizer"], self.parameters(), **{name: of[name] for name in names})
+        falls = of["lr_schedule"] in ("cosine", "linear")
+        schedule = build_schedule(
+            of["lr_schedule"],
+            optimizer,
+            milestones=of["lr_milestones"],
+            gamma=of["lr_gamma"],
+            final=of["lr_final"],
+            length=training_length(self.trainer, of["lr_interval"]) if falls else 0,
+        )
+        if schedule is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": of["lr_interval"]}}
 
     def setup(self, stage: str) -> None:
-        """Begin the metrics at zero."""
-        self._metrics = {}
+        """Start the metrics from zero."""
+        self._metrics = EpochMetrics()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy of a batch."""
+    def training_step(self, batch: Batch | Sequence[Batch], batch_idx: int) -> Tensor | None:
+        """Return the loss of a batch; or, without automatic optimization, take a step for each batch of a list."""
         if batch_idx == 0:
-            # What is left of an epoch whose end Lightning leaves out when it continues from the last batch of it.
-            self._metrics.pop("train", None)
-        return self._measure("train", *batch)
+            self._begin_epoch()
+        is_list = not isinstance(batch[0], Tensor)
+        if self.automatic_optimization:
+            expect(not is_list, "automatic_optimization=False for batches in lists", True)
+            return self._measure("train", *cast(Batch, batch))
+        batches = cast(Sequence[Batch], batch if is_list else [batch])
+        by_step = self.hparams["lr_interval"] == "step"
+        expect(not (by_step and is_list), "lr_interval='epoch' for batches in lists", "step")
+        optimizer = cast(LightningOptimizer, self.optimizers())
+        for images, labels in batches:
+            optimizer.zero_grad()
+            self.manual_backward(self._measure("train", images, labels))
+            optimizer.step()
+        schedule = cast(LRScheduler | None, self.lr_schedulers())
+        if schedule is not None and (by_step or self.trainer.is_last_batch):
+            schedule.step()
+        return None
 
-    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """Let go of the gradients, without what an optimizer does around that for profilers and compilers."""
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a batch, and with `test_noise` once more with noise on its images."""
+        images, labels = batch
+        self._measure("val", images, labels)
+        if self.hparams["test_noise"]:
+            trainer = self.trainer
+            key = ("noise", trainer.current_epoch, batch_idx, trainer.global_rank)
+            generator = derived_generator(self.hparams["seed"], *key)
+            self._measure("noise", replace_pixels(images, self.hparams["noise_level"], generator), labels)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Take a batch into the validation metrics."""
-        self._measure("val", *batch)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Take a batch into the test metrics."""
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a batch."""
         self._measure("test", *batch)
 
     def on_train_epoch_end(self) -> None:
@@ -178,17 +241,19 @@ class SparseMLP(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics of the epoch."""
         self._log_epoch("val")
+        if "noise" in self._metrics.stages:
+            self._log_epoch("noise")
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""
         self._log_epoch("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the metrics of an unfinished epoch."""
-        checkpoint["metrics"] = {stage: self._reduced(stage) for stage in self._metrics}
+        """Save the metrics of an unfinished epoch."""
+        checkpoint["metrics"] = self._metrics.state_dict(self._sum_over_ranks)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the masks, which the weights alone cannot tell, and the metrics of an unfinished epoch."""
+        """Load the masks, which the weights alone do not hold, and the metrics of an unfinished epoch."""
         ours, theirs = self.state_dict(), checkpoint["state_dict"]
         for name in [*ours, *theirs]:
             shapes = [list(state[name].shape) if name in state else "none" for state in (ours, theirs)]
@@ -196,102 +261,102 @@ class SparseMLP(LightningModule):
                 raise ValueError(f"Expected a checkpoint with {name} of shape {shapes[0]}, got {shapes[1]}")
         state = checkpoint.get("callbacks", {}).get(self.prune_regrow.state_key)
         if state:
-            for name, mask in state["masks"].items():
-                active = int(self.prune_regrow.masks.get(name, torch.ones_like(mask)).sum())
-                if active != int(mask.sum()):
-                    raise ValueError(
-                        f"Expected a checkpoint with {active} active connections of {name}, got {int(mask.sum())}"
-                    )
+            self._check_density(state["masks"])
             self.prune_regrow.start_from(state["masks"])
-        first = self._trainer is None or self.trainer.is_global_zero
-        metrics = checkpoint.get("metrics", {})
-        self._metrics = {stage: _Sums(*map(float, sums)) if first else _Sums() for stage, sums in metrics.items()}
+        is_first = self._trainer is None or self.trainer.is_global_zero
+        self._metrics.load_state_dict(checkpoint.get("metrics", {}), is_first=is_first)
+
+    def extra_repr(self) -> str:
+        """Return the arguments that differ from their defaults."""
+        parameters = inspect.signature(SparseMLP).parameters
+        own = {name: value for name, value in self.hparams.items() if name in parameters}
+        changed = (f"{name}={value!r}" for name, value in own.items() if value != _plain(parameters[name].default))
+        return ", ".join(changed)
+
+    def _begin_epoch(self) -> None:
+        """Start an epoch of training: the boost of k-winners decays, except before the very first one."""
+        # Not at the epoch's end, where the network saved would not be the one that was validated.
+        for layer in self.network:
+            if isinstance(layer, KWinners) and layer.samples_seen:
+                layer.decay_boost()
+        # Lightning does not end an epoch that it resumes after its last batch.
+        self._metrics.discard("train")
 
     def _measure(self, stage: str, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of a batch, which goes into the stage's metrics."""
+        """Return the mean cross-entropy of a batch, and add it to the metrics of a stage."""
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
-        self._metrics.setdefault(stage, _Sums()).add(loss, logits, labels)
+        self._metrics.update(stage, loss, logits, labels)
         return loss
 
-    def _reduced(self, stage: str) -> list[float]:
-        """The sums of a stage over all ranks."""
-        sums = self._metrics[stage].so_far()
+    def _check_density(self, masks: Mapping[str, Tensor]) -> None:
+        density = self.hparams["density"]
+        if not isinstance(density, dict):
+            counts = uniform({name: mask.shape for name, mask in masks.items()}, density)
+            for name, mask in masks.items():
+                active = int(mask.sum())
+                holds = active == counts[name]
+                expect(holds, f"a checkpoint with {counts[name]} active connections of {name}", active)
+
+    def _sum_over_ranks(self, values: Sequence[float]) -> Sequence[float]:
         if self._trainer is None or self.trainer.world_size == 1:
-            return sums
-        total = self.trainer.strategy.reduce(
-            torch.tensor(sums, dtype=torch.float64, device=self.device), reduce_op="sum"
-        )
-        assert isinstance(total, Tensor)
-        return cast(list[float], total.tolist())
+            return values
+        local = torch.tensor(values, dtype=torch.float64, device=self.device)
+        return cast(list[float], cast(Tensor, self.trainer.strategy.reduce(local, reduce_op="sum")).tolist())
 
     def _log_epoch(self, stage: str) -> None:
-        loss, correct, count = self._reduced(stage)
-        del self._metrics[stage]
-        metrics = {f"{stage}_loss": loss / count, f"{stage}_acc": correct / count}
+        metrics = self._metrics.finish(stage, self._sum_over_ranks)
         self.log_dict(metrics, prog_bar=True, sync_dist=self.trainer.world_size > 1)
 
 
-class _Sums:
-    """What batches sum up to, one after another: their loss, correct answers and images."""
-
-    def __init__(self, loss: float = 0.0, correct: float = 0.0, images: float = 0.0) -> None:
-        self._loss, self._correct, self._images = loss, correct, images
-        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Take a batch, of mean loss `loss`; an empty one, of a rank that has run out of images, counts for nothing."""
-        if len(labels):
-            # Cloned: what is done to the loss after, in place, is not the metric's.
-            self._batches.append((loss.detach().clone(), logits.detach(), labels))
-        if len(self._batches) == TOGETHER:
-            self._settle()
-
-    def so_far(self) -> list[float]:
-        """Loss, correct answers and images."""
-        self._settle()
-        return [self._loss, self._correct, self._images]
-
-    def _settle(self) -> None:
-        if not self._batches:
-            return
-        losses, logits, labels = zip(*self._batches, strict=True)
-        self._batches = []
-        for loss, answers in zip(torch.stack(losses).tolist(), labels, strict=True):
-            self._loss += loss * len(answers)
-            self._images += len(answers)
-        self._correct += (torch.cat(logits).argmax(1) == torch.cat(labels)).sum().item()
-
-
-def _mlp(
-    input_size: int, num_classes: int, hidden_sizes: Sequence[int], batch_norm: bool, dropout: float
-) -> nn.Sequential:
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for number, size in enumerate(hidden_sizes, start=1):
-        layers[f"linear{number}"] = nn.Linear(input_size, size)
-        if batch_norm:
-            layers[f"norm{number}"] = nn.BatchNorm1d(size)
-        layers[f"relu{number}"] = nn.ReLU()
-        if dropout:
-            layers[f"dropout{number}"] = nn.Dropout(dropout)
-        input_size = size
-    layers["output"] = nn.Linear(input_size, num_classes)
-    return nn.Sequential(layers)
+def _check(of: Mapping[str, Any]) -> None:
+    """Check the arguments that are not checked where they are used."""
+    for name in ("input_size", "num_classes"):
+        expect(is_integer(of[name], 1), f"{name} to be an integer of at least 1", of[name])
+    sizes = of["hidden_sizes"]
+    valid = isinstance(sizes, list) and all(is_integer(size, 1) for size in sizes)
+    expect(valid, "hidden_sizes to be a list of integers of at least 1", sizes)
+    for name, choices in CHOICES.items():
+        expect(of[name] in choices, f"{name} to be one of {', '.join(choices)}", of[name])
+    for name in ("batch_norm", "count_validation", "nesterov", "test_noise"):
+        expect(isinstance(of[name], bool), f"{name} to be true or false", of[name])
+    grow = of["hebbian_grow"]
+    expect(grow is None or isinstance(grow, bool), "hebbian_grow to be true, false or null", grow)
+    for name in ("dropout", "momentum"):
+        expect(is_number(of[name]) and 0 <= of[name] < 1, f"{name} in [0, 1)", of[name])
+    expect(is_number(of["percent_on"]) and 0 < of["percent_on"] <= 1, "percent_on in (0, 1]", of["percent_on"])
+    for name in ("boost_strength_factor", "noise_level"):
+        expect(is_number(of[name]) and 0 <= of[name] <= 1, f"{name} in [0, 1]", of[name])
+    for name in ("k_inference_factor", "boost_strength", "weight_decay"):
+        expect(is_number(of[name]) and of[name] >= 0, f"{name} of at least 0", of[name])
+    for name in ("learning_rate", "lr_gamma"):
+        expect(is_number(of[name]) and of[name] > 0, f"{name} above 0", of[name])
+    final, betas, milestones = of["lr_final"], of["betas"], of["lr_milestones"]
+    expect(is_number(final) and 0 <= final <= of["learning_rate"], "lr_final in [0, learning_rate]", final)
+    pair = isinstance(betas, list) and len(betas) == 2 and all(is_number(beta) and 0 <= beta < 1 for beta in betas)
+    expect(pair, "betas to be two numbers in [0, 1)", betas)
+    integers = isinstance(milestones, list) and all(is_integer(each, 0) for each in milestones)
+    rising = integers and milestones == sorted(set(milestones))
+    expect(rising, "lr_milestones to be integers in rising order", milestones)
+    has_momentum = of["optimizer"] == "SGD" and of["momentum"] > 0
+    expect(not of["nesterov"] or has_momentum, "nesterov with optimizer SGD and a momentum above 0", of["nesterov"])
+    expect(is_integer(of["seed"]), "seed to be an integer", of["seed"])
 
 
-def _sizes(sizes: Sequence[int]) -> bool:
-    return all(isinstance(size, int) and size > 0 for size in sizes)
+CHOICES = {
+    "activation": get_args(Activation),
+    "optimizer": get_args(OptimizerName),
+    "lr_schedule": get_args(ScheduleName),
+    "lr_interval": get_args(Interval),
+}
 
 
-def _plain(value: float | Mapping[str, float]) -> float | dict[str, float]:
-    return dict(value) if isinstance(value, Mapping) else value
-
-
-def _expect(what: str, got: Any, holds: Callable[[Any], bool]) -> None:
-    try:
-        accepted = holds(got)
-    except TypeError:  # a word where a number should be
-        accepted = False
-    if not accepted:
-        raise ValueError(f"Expected {what}, got {got!r}")
+def _plain(value: Any) -> Any:
+    """Return a value of Python's own types: a dict, a list, a number."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(each) for each in value]
+    if isinstance(value, bool):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else value
