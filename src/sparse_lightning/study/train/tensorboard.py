@@ -1,28 +1,20 @@
-"""What TensorBoard shows of a study: grouped scalars, hyperparameters, pictures of the topology, the arms' margins."""
+"""What TensorBoard shows of a study: grouped scalars, hyperparameters, pictures of the topology."""
 
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
-from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import custom_scalars, hparams, scalar
+from torch.utils.tensorboard.summary import hparams
 
-from sparse_lightning.study.train.record import write
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-ARMS, EVENTS = "arms", "events.out.tfevents.report"
 _TAGS = {
     "train_acc": "accuracy/training",
     "val_acc": "accuracy/validation",
@@ -151,57 +143,3 @@ def pixel_map(connections: Tensor, zoom: int = 8) -> Tensor | None:
     grey = (connections.double() / (3 * connections.double().mean()).clamp(min=1e-9) * 255).clamp(max=255).round()
     square = grey.to(torch.uint8).view(side, side)
     return square.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
-
-
-def write_arms(folder: Path, curves: Mapping[str, "pd.DataFrame"], charts: Mapping[str, Sequence[str]]) -> list[Path]:
-    """Write each arm's mean and mean ± one standard deviation as a TensorBoard run, and the layout of their charts.
-
-    Args:
-        folder: The study's folder; the runs are in its folder `arms`.
-        curves: For each arm its runs' metrics, a row for each run and epoch, with a column `epoch`.
-        charts: Metrics to show, in categories by title.
-
-    Returns:
-        The files written.
-    """
-    metrics = [metric for group in charts.values() for metric in group]
-    written = []
-    for arm, rows in curves.items():
-        grouped = rows[["epoch", *(metric for metric in metrics if metric in rows)]].groupby("epoch")
-        mean, spread = grouped.mean(), grouped.std().fillna(0.0)
-        events = []
-        for metric in mean.columns:
-            bounds = (mean[metric], mean[metric] - spread[metric], mean[metric] + spread[metric])
-            for name, values in zip(_band(metric), bounds, strict=True):
-                known = values.notna()
-                steps = zip(values.index[known].astype(int), values[known].astype(float), strict=True)
-                events += [(int(step), scalar(name, value)) for step, value in steps]  # type: ignore[no-untyped-call]
-        path = folder / ARMS / arm.replace("/", "_") / EVENTS
-        written.append(_write_events(path, sorted(events, key=lambda event: event[0])))
-    margins = {
-        title: {_chart(metric): ["Margin", _band(metric)] for metric in group} for title, group in charts.items()
-    }
-    layout = custom_scalars(margins)  # type: ignore[no-untyped-call]
-    return [*written, _write_events(folder / ARMS / EVENTS, [(0, layout)])]
-
-
-def _band(metric: str) -> list[str]:
-    """The tags of a mean and of its lower and upper bound."""
-    name = tag(metric)
-    return [name, f"margins_of_arms/{name}/lower", f"margins_of_arms/{name}/upper"]
-
-
-def _chart(metric: str) -> str:
-    return tag(metric).replace("/", ", ").replace("_", " ")
-
-
-def _write_events(path: Path, summaries: Sequence[tuple[int, Summary]]) -> Path:
-    """An events file, the same bytes for the same summaries: its clock stands at the epochs."""
-    buffer = io.BytesIO()
-    writer = RecordWriter(buffer)
-    writer.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
-    for step, summary in summaries:
-        writer.write(Event(wall_time=float(step), step=step, summary=summary).SerializeToString())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, buffer.getvalue())
-    return path

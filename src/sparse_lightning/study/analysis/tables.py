@@ -1,0 +1,162 @@
+"""The tables of a report, each once as rows of text: for the screen, for the page, and for summary.csv."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from sparse_lightning.study.analysis import metrics
+from sparse_lightning.study.analysis.arms import arrange
+from sparse_lightning.study.analysis.experiments import experiments_of
+from sparse_lightning.study.analysis.findings import Comparison, Findings, analyse, dead_connections
+from sparse_lightning.study.analysis.metrics import Metric, Mode, describe
+from sparse_lightning.study.analysis.statistics import direction, interval, probability, row_of, seeds
+
+SPREAD = ["min", "max", "mean", "std"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is read: a title, headings, and rows whose first cell names them."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+    def __str__(self) -> str:
+        lines = [self.headings, *self.rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
+        text = [
+            "  ".join(cell.rjust(width) if index else cell.ljust(width) for index, (cell, width) in enumerate(cells))
+            for cells in (list(zip(line, widths, strict=True)) for line in lines)
+        ]
+        return "\n".join([self.title, *(line.rstrip() for line in text)])
+
+
+def summarize(frame: pd.DataFrame, metric: str = "val_acc", mode: Mode = "max") -> pd.DataFrame:
+    """The runs by arm: mean epoch of the best value, min, max, mean and std of the best and the last one, and count.
+
+    Args:
+        frame: Runs, as :func:`~sparse_lightning.study.load_runs` gives them; those not finished are left out.
+        metric: The metric, one that `frame` has columns of.
+        mode: Whether its highest or its lowest value is the best.
+
+    Returns:
+        A row per arm, found from what varies; columns (metric, statistic); std with n - 1 in the denominator.
+    """
+    design, runs, _ = arrange(frame)
+    best, last = f"{metric}_{mode}", f"{metric}_last"
+    numbers = runs[[f"{best}_epoch", best, last]].astype(float).assign(count=1)
+    how = {f"{best}_epoch": ["mean"], best: SPREAD, last: SPREAD, "count": ["sum"]}
+    return numbers.groupby(runs["arm"]).agg(how).reindex(pd.Index(design.arms, name="arm"))
+
+
+def published_figures(frame: pd.DataFrame) -> dict[str, dict[tuple[str, str], float]]:
+    """For each arm the published figures that are about it alone, by metric and statistic."""
+    done = frame[frame["status"] == "finished"]
+    design, _, _ = arrange(frame)
+    found: dict[str, dict[tuple[str, str], float]] = {}
+    for experiment in experiments_of(done):
+        for cell, arms in experiment.cells_of(design.settings):
+            if len(arms) == 1:
+                figures = found.setdefault(arms[0], {("count", "sum"): cell.runs or math.nan})
+                figures[cell.metric, cell.statistic] = cell.value
+    return found
+
+
+def main_table(frame: pd.DataFrame, metric: str = "val_acc", mode: Mode = "max") -> Table:
+    """:func:`summarize` as it is read, with the published figures below the arms that they are about."""
+    ours, theirs = summarize(frame, metric, mode), published_figures(frame)
+    base = describe(metric)
+    shown = Metric(metric, metric, base.unit, 2 if base.unit else None)
+    form = {f"{metric}_{mode}_epoch": Metric("", "", "", 1), "count": Metric("", "", "", 0)}
+    rows = []
+    for arm, row in ours.iterrows():
+        for name, figures in ((str(arm), row.to_dict()), ("  published", theirs.get(str(arm), {}))):
+            cells = [form.get(key[0], shown).show(figures.get(key, math.nan)) for key in ours.columns]
+            rows += [[name, *cells]] if figures else []
+    headings = ["arm", "best epoch", *(f"best {name}" for name in SPREAD), *(f"last {name}" for name in SPREAD), "runs"]
+    unit = f" in {base.unit}" if base.unit else ""
+    caption = (
+        f"{metric}{unit} by arm: the epoch of the best value (mean over the runs), then the best and the last value of "
+        f"the runs. std is the standard deviation over runs."
+    )
+    return Table(f"{metric}{unit} by arm", headings, rows, caption)
+
+
+def cells_table(findings: Findings) -> Table:
+    """Published means beside ours: inside our 95% interval, outside, or not known where there is no interval."""
+    rows = []
+    by_name = {metric.name: metric for metric in findings.main_metrics}
+    for cell, arms in findings.cells:
+        if cell.statistic != "mean" or cell.metric not in by_name:
+            continue
+        metric = by_name[cell.metric]
+        values = findings.table.loc[findings.table["arm"].isin(arms), cell.metric].astype(float).dropna()
+        low, high = interval(values.to_numpy())
+        inside = low - cell.resolution <= cell.value <= high + cell.resolution
+        span = "-" if math.isnan(low) else f"{metric.show(low)} to {metric.show(high)}"
+        place = "not known" if math.isnan(low) else "inside" if inside else "outside"
+        spread = f" ± {metric.show(cell.spread)}" if cell.spread is not None else ""
+        shown = f"{metric.show(cell.value)}{spread}", metric.show(values.mean())
+        rows.append([cell.words(), metric.heading, *shown, span, str(len(values)), place])
+    headings = ["published for", "metric", "published", "ours", "95% interval", "runs", "published is"]
+    caption = (
+        "Published means beside those of these runs. Inside: the published mean, within its rounding, is in our 95% "
+        "bootstrap interval. Not known: one run, or no spread, and so no interval."
+    )
+    return Table("Published figures", headings, rows, caption)
+
+
+def comparison_table(compared: Comparison, shown: Sequence[Metric], topology: bool = False) -> Table:
+    """A comparison as it is read: a row per metric."""
+    rows = []
+    for metric in shown:
+        row = row_of(compared.topology if topology else compared.main, metric.name)
+        sides = [f"{metric.show(row[f'{side}mean'])} ± {metric.show(row[f'{side}sd'])}" for side in ("", "reference_")]
+        span = f"{metric.show(row['low'], sign=True)} to {metric.show(row['high'], sign=True)}"
+        effect = "-" if math.isnan(row["effect"]) else f"{row['effect']:+.2f}"
+        result = {0: "inconclusive", 1: "significant: higher", -1: "significant: lower"}[direction(row)]
+        cells = [metric.show(row["difference"], sign=True), "-" if math.isnan(row["low"]) else span]
+        tests = [probability(row["p"]), probability(row["p_holm"]), effect, seeds(row["seeds"]), str(row["pairs"])]
+        rows.append([metric.heading, *(side.removesuffix(" ± -") for side in sides), *cells, *tests, result])
+    headings = ["metric", "arm", "reference", "difference", "95% interval", "p", "p (Holm)", "effect size d_z"]
+    headings += ["pairs needed", "pairs", "result"]
+    return Table(f"{compared.arm} minus {compared.reference}", headings, rows)
+
+
+COMPARISON_CAPTION = (
+    "Arm and reference: mean ± standard deviation over their runs. Difference: mean over pairs of runs with the same "
+    "seed, with its 95% bootstrap interval (BCa); differences of percentages are in percentage points. p: permutation "
+    "test of the signs; Holm's correction is over the rows of a table. Effect size d_z: mean difference divided by the "
+    "standard deviation of the differences. Pairs needed: for a power of 80% after the correction. Significant: "
+    "corrected p below 5%, an interval without zero, and at least six pairs."
+)
+
+
+def dead_table(findings: Findings) -> Table:
+    """Dead connections by arm and layer."""
+    share = Metric("", "", "%", 1)
+    dead = dead_connections(findings)
+    rows = [
+        [row["arm"], row["layer"], f"{row['count']:.0f}", *map(share.show, row[["share", "most"]])]
+        for _, row in dead.iterrows()
+    ]
+    caption = (
+        "Dead connections are active and exactly zero at the end of an epoch: they got no gradient since they were "
+        "grown. Counts and shares of the active connections of the layer, means over the runs of an arm."
+    )
+    headings = ["arm", "layer", "last epoch", "last epoch (%)", "largest share in any epoch (%)"]
+    return Table("Dead connections", headings, rows, caption)
+
+
+def format_table(frame: pd.DataFrame, metric: str = "val_acc", mode: Mode = "max") -> str:
+    """The main table as text, with the runs left out listed and why."""
+    done = frame["status"] == "finished"
+    lines = [str(main_table(frame, metric, mode))] if done.any() else []
+    if not done.all():
+        lines += ["", f"Left out, {(~done).sum()} of {len(frame)} runs:"]
+        lines += [f"  {run['run']}: {run['error']}" for _, run in frame[~done].iterrows()]
+    return "\n".join(lines)
