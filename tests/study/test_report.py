@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
+from sparse_lightning.study.analysis.design import arrange, label
 
 from sparse_lightning.study import load_runs
-from sparse_lightning.study.analysis.design import arrange, label
 from sparse_lightning.study.analysis.report import analyse, format_report, make_report
 from sparse_lightning.study.train.record import DEGREES, result_from
 from sparse_lightning.study.train.recorders import MetricsCSV

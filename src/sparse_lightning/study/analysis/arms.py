@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sparse_lightning.study.analysis.runs import COURSE, FACTS, label
-from sparse_lightning.study.train.record import INCIDENTAL
+from sparse_lightning.study.train.record import DATA, INCIDENTAL
 
 # Settings that may differ between runs of one arm: where a run is, and how it is run and watched.
 _INCIDENTAL = (*INCIDENTAL, "ckpt_path", "threads", "experiment_name", "enable_progress_bar", "default_root_dir")
@@ -89,39 +89,46 @@ def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd
         ValueError: `against` names no factor, or a level that no run has.
     """
     runs = frame[frame["status"] == "finished"].reset_index(drop=True)
-    metrics = [str(name).removesuffix("_max_epoch") for name in runs if str(name).endswith("_max_epoch")]
+    metrics = [name.removesuffix("_max_epoch") for name in map(str, runs) if name.endswith("_max_epoch")]
     outcomes = {*FACTS, *(f"{metric}_{what}" for metric in metrics for what in COURSE)}
     labels = runs[[name for name in runs if name not in outcomes]].map(label)
-    seeds = [name for name in labels if name.rpartition(".")[2] == "seed"]
-    varying = [name for name in labels if name not in seeds and labels[name].nunique() > 1]
-    varying = [name for name in varying if name.rpartition(".")[2] not in _INCIDENTAL]
-    classes = [name for name in varying if name.endswith(_CLASS)]
-    moved = [name for name in varying if name not in classes and _follows(labels, name, varying, classes)]
-    shown = labels[[name for name in varying if name not in moved]].rename(columns=lambda name: name.removesuffix(_CLASS))
-    shown = shown.apply(lambda levels: levels.map(_short(levels)) if f"{levels.name}{_CLASS}" in classes else levels)
-    factors = tuple(map(str, shown))
-    rows = shown.to_dict("records") if factors else [{} for _ in range(len(runs))]
+    settings = [dict(zip(map(str, labels), levels, strict=True)) for levels in labels.to_numpy().tolist()]
+    seeds = [name for name in map(str, labels) if name.rpartition(".")[2] == "seed"]
+    factors, moved = _factors(labels[[name for name in labels if name not in seeds]])
+    levels = {name.removesuffix(_CLASS): _short(name, labels[name]) for name in factors}
+    rows = [{name: column[index] for name, column in levels.items()} for index in range(len(runs))]
     names = [",".join(f"{factor}={level}" for factor, level in row.items()) or _ALONE for row in rows]
     differing = [name for name in seeds if labels[name].nunique() > 1] or seeds[:1]
     runs = runs.assign(arm=names, pair=labels[differing].agg(",".join, axis=1) if len(runs) else [])
-    chosen = _against(against, {name: list(dict.fromkeys(shown[name])) for name in factors})
-    arms = {arm: {str(name): str(level) for name, level in row.items()} for arm, row in zip(names, rows, strict=True)}
+    chosen = _against(against, {name: list(dict.fromkeys(column)) for name, column in levels.items()})
+    arms = dict(zip(names, rows, strict=True))
     first = sorted(arms, key=lambda arm: not chosen.items() <= arms[arm].items())
-    settings = dict(zip(names, labels.to_dict("records"), strict=True))
-    words = tuple(_moved(labels, name, names) for name in moved if name != "data_sha256")
+    words = tuple(_moved(labels, name, names) for name in moved if name != DATA)
     repeated = runs.duplicated(["arm", "pair"])
     notes = [
         f"{run['run']} is not counted: it repeats seed {run['pair']} of {run['arm']}."
         for _, run in runs[repeated].iterrows()
     ]
-    design = Design(factors, {arm: arms[arm] for arm in first}, chosen, against is None, settings, words)
+    of_arm = dict(zip(names, settings, strict=True))
+    design = Design(tuple(levels), {arm: arms[arm] for arm in first}, chosen, against is None, of_arm, words)
     return design, runs[~repeated].reset_index(drop=True), notes
 
 
-def _follows(labels: pd.DataFrame, name: str, varying: list[str], classes: list[str]) -> bool:
-    """Whether a setting splits no arm: an argument that moves with its class, or the checksum of a named data set."""
-    within = classes if name != "data_sha256" else [other for other in varying if other != name]
-    return bool(within) and bool((labels.groupby(within)[name].nunique() == 1).all())
+def _factors(labels: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The settings that split runs into arms, and those that differ too but only move along with others.
+
+    These are the arguments of a class, which differ only where the class does, and the checksum of a named data set.
+    """
+    varying = [name for name in map(str, labels) if labels[name].nunique() > 1]
+    varying = [name for name in varying if name.rpartition(".")[2] not in _INCIDENTAL]
+    classes = [name for name in varying if name.endswith(_CLASS)]
+
+    def follows(name: str) -> bool:
+        within = [other for other in varying if other != DATA] if name == DATA else classes
+        return bool(within) and name not in classes and bool((labels.groupby(within)[name].nunique() == 1).all())
+
+    moved = [name for name in varying if follows(name)]
+    return [name for name in varying if name not in moved], moved
 
 
 def _moved(labels: pd.DataFrame, name: str, arms: list[str]) -> str:
@@ -129,10 +136,12 @@ def _moved(labels: pd.DataFrame, name: str, arms: list[str]) -> str:
     return f"{name} differs too: {'; '.join(f'{level} in {arm}' for arm, level in levels.items())}."
 
 
-def _short(levels: "pd.Series[Any]") -> dict[str, str]:
-    """Classes by their last names, where those differ; none where there is no class."""
+def _short(name: str, levels: "pd.Series[Any]") -> list[str]:
+    """The levels of a setting; classes by their last names, where those differ, and none where there is no class."""
     short = {level: "none" if level == "null" else level.rpartition(".")[2] for level in levels.unique()}
-    return short if len({*short.values()}) == len(short) else {level: level for level in short}
+    if not name.endswith(_CLASS) or len({*short.values()}) < len(short):
+        return levels.tolist()
+    return [short[level] for level in levels]
 
 
 def _against(wanted: str | None, levels: Mapping[str, list[str]]) -> dict[str, str]:

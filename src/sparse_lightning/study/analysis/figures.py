@@ -24,27 +24,30 @@ from sparse_lightning.study.analysis.statistics import Numbers, differences, row
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+WIDTH = 4.5  # inches, of every figure
+BAND = "Mean over the runs of an arm; the band is one standard deviation."
 _RC: dict[str, Any] = {
     "svg.hashsalt": "sparse_lightning",
     "font.size": 9.0,
+    "axes.titlesize": 9.0,
+    "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "legend.frameon": False,
     "axes.grid": True,
     "grid.color": "#d0d0d0",
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
-    "axes.facecolor": "none",
     "figure.constrained_layout.use": True,
-    "legend.frameon": False,
-    "axes.titlesize": 9.0,
-    "axes.titlelocation": "left",
     "lines.linewidth": 1.6,
 }
+Curves = Mapping[str, pd.DataFrame]  # of each arm: the metrics of its runs, with columns `epoch` and `run`
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its words: `alt` says what can be read off it."""
+    """A figure with its words; `alt` is what can be read off it."""
 
     name: str
     title: str
@@ -57,54 +60,40 @@ def draw(findings: Findings) -> Iterator[Picture]:
     """The figures that the runs have data for; to be drawn and rendered in :func:`style`."""
     if not findings.curves:
         return
-    curves = findings.arm_curves()
-    band = "Mean over the runs of an arm; the band is one standard deviation."
+    curves, table, horizon = findings.arm_curves(), findings.table, findings.horizon
     for name in dict.fromkeys((findings.metric, findings.metric.replace("val_", "train_"))):
         if any(name in rows for rows in curves.values()):
-            yield Picture(f"learning_curves_{name}", name, band, _ends(curves, name), learning_curve(curves, name))
+            alt = f"{name} over epochs; at the last epoch: {_ends(curves, name)}"
+            yield Picture(f"learning_curves_{name}", name, BAND, alt, learning_curve(curves, name))
     for metric in findings.main_metrics if findings.comparisons else ():
-        words = (
-            f"{metric.title}: "
-            + "; ".join(
-                f"{compared.arm} minus {compared.reference} is on average "
-                f"{metric.show(row_of(compared.main, metric.name)['difference'], sign=True)} {metric.difference_unit}"
-                for compared in findings.comparisons
-            )
-            + "."
-        )
-        caption = "A dot for each seed: arm minus reference. The diamond is the mean, the bar its 95% interval."
-        yield Picture(
-            f"differences_{metric.name}",
-            f"Difference in {metric.title}",
-            caption,
-            words,
-            paired_differences(findings, metric),
-        )
-    best = findings.main_metrics[3]
-    means = findings.table.groupby("arm")[best.name].mean()
-    words = f"{best.title}, mean: {'; '.join(f'{arm} {means[arm]:.1f}' for arm in curves)}."
-    caption = "A dot for each run; the bar is the mean of the arm."
-    yield Picture("best_epochs", best.title.capitalize(), caption, words, best_epochs(findings, best.name))
-    means = findings.table.groupby("arm")["epochs_to"].mean()
-    goal = findings.main_metrics[4].title
-    words = f"{goal}, mean: {'; '.join(f'{arm} {means[arm]:.1f}' for arm in curves)}."
+        caption = "A dot for each seed: arm minus reference. The diamond is their mean, the bar its 95% interval."
+        means = {f"{pair.arm} minus {pair.reference}": row_of(pair.main, metric.name) for pair in findings.comparisons}
+        alt = "; ".join(f"{pair}: {metric.show(row['difference'], sign=True)}" for pair, row in means.items())
+        title = f"Difference in {metric.title}"
+        yield Picture(f"differences_{metric.name}", title, caption, alt, paired_differences(findings, metric))
+    _, _, _, best, reaching = findings.main_metrics
+    average = table.groupby("arm")[[best.name, reaching.name]].mean()
+    alt, caption = _each(curves, average[best.name], best), "A dot for each run; the bar is the mean of the arm."
+    yield Picture("best_epochs", best.title.capitalize(), caption, alt, best_epochs(table, list(curves), best, horizon))
+    alt, title = _each(curves, average[reaching.name], reaching), f"Epochs to a {findings.metric}"
     caption = (
-        f"Mean epochs of training until {findings.metric} is first reached. Hollow: some runs never reach it, and count "
-        f"as the {findings.horizon} epochs. Dotted line: the threshold of the tables."
+        f"Mean epochs of training until a value of {findings.metric} is reached. Hollow: some runs never reach it, and "
+        f"count as {horizon} epochs. Dotted: the threshold of the tables, {reaching.title}."
     )
-    yield Picture("speed", f"Epochs to a {findings.metric}", caption, words, speed(findings, curves))
+    yield Picture("speed", title, caption, alt, speed(findings, curves))
     for what, (title, unit, _) in TOPOLOGY.items():
-        layers = [name.split("/", 2)[2] for name in _recorded(curves, column(what, ""))]
-        layers = [layer for layer in layers if layer != "all"]
-        if layers:
-            words = _ends(curves, column(what, "all"), f"{title}, all layers")
-            figure = topology(curves, what, layers, unit)
-            yield Picture(f"topology_{what}", title[0].upper() + title[1:], f"By layer. {band}", words, figure)
+        names = dict.fromkeys(str(name) for rows in curves.values() for name in rows if rows[name].notna().any())
+        layers = [name.split("/", 2)[2] for name in names if name.startswith(column(what, ""))]
+        if layers := [layer for layer in layers if layer != "all"]:
+            alt = f"{title}, over epochs; of all layers at the last epoch: {_ends(curves, column(what, 'all'))}"
+            caption = f"By layer{', in %' if unit else ''}. {BAND}"
+            figure = topology(curves, what, layers)
+            yield Picture(f"topology_{what}", title[0].upper() + title[1:], caption, alt, figure)
     maps, epochs = input_maps(findings)
     if maps:
-        caption = "Connections that each input pixel has, mean over the runs of an arm; darker is more."
-        words = f"Maps of the connections of each input pixel after epochs {', '.join(map(str, epochs))}."
-        yield Picture("pixels", "Connections of the input pixels", caption, words, pixel_maps(maps, epochs))
+        caption = "Connections of each input pixel, mean over the runs of an arm; darker is more."
+        alt = f"Maps of the connections of the input pixels after epochs {', '.join(map(str, epochs))}"
+        yield Picture("pixels", "Connections of the input pixels", caption, alt, pixel_maps(maps, epochs))
 
 
 def style() -> Any:
@@ -123,95 +112,87 @@ def render(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def learning_curve(curves: Mapping[str, pd.DataFrame], name: str) -> Figure:
-    """A metric over epochs, a line an arm."""
-    figure, axes, scale = *_panel(len(curves)), describe(name).scale
-    means = [_line(axes, rows, name, number, arm, scale) for number, (arm, rows) in enumerate(curves.items())]
+def learning_curve(curves: Curves, name: str) -> Figure:
+    """A metric over epochs, a line for each arm."""
+    figure = Figure(figsize=(WIDTH, 2.9 + 0.1 * len(curves)))
+    axes, shown = figure.subplots(), describe(name)
+    means = [_line(axes, rows, name, shown.scale, number, arm) for number, (arm, rows) in enumerate(curves.items())]
     later = pd.concat([mean.iloc[min(1, len(mean) - 1) :] for mean in means if len(mean)])
     if later.max() > later.min():  # the first epoch would press all others together
         margin = 0.15 * (later.max() - later.min())
         axes.set_ylim(later.min() - margin, later.max() + margin)
-    axes.set(xlabel="epoch", ylabel=describe(name).heading)
+    axes.set(xlabel="epoch", ylabel=shown.heading)
     _legend(figure, axes)
     return figure
 
 
 def paired_differences(findings: Findings, metric: Metric) -> Figure:
     """Every pair's difference, with their mean and its 95% interval; a row for each comparison."""
-    figure = Figure(figsize=(4.5, 1.4 + 0.55 * len(findings.comparisons)))
-    axes = figure.subplots()
-    heights = range(len(findings.comparisons), 0, -1)
-    for compared, height in zip(findings.comparisons, heights, strict=True):
-        values = metric.scale * differences(findings.table, compared.arm, compared.reference, metric.name).to_numpy()
-        row = row_of(compared.main, metric.name)
+    pairs, scale = findings.comparisons, metric.scale
+    axes = _rows([f"{pair.arm} minus {pair.reference}" for pair in pairs])
+    for height, pair in zip(range(len(pairs), 0, -1), pairs, strict=True):
+        values = scale * differences(findings.table, pair.arm, pair.reference, metric.name).to_numpy(dtype=float)
+        row = scale * row_of(pair.main, metric.name)[["low", "high", "difference"]].astype(float)
         spread = height + 0.12 + 0.22 * np.linspace(0, 1, max(len(values), 1))[: len(values)]
         axes.plot(values, spread, "o", color=COLOURS[1], markersize=4.5, alpha=0.75, markeredgewidth=0)
-        axes.plot([metric.scale * row["low"], metric.scale * row["high"]], [height - 0.12] * 2, "k-", linewidth=2)
-        axes.plot(metric.scale * row["difference"], height - 0.12, "kD", markersize=5)
+        axes.plot(row[["low", "high"]], [height - 0.12] * 2, "k-", linewidth=2)
+        axes.plot(row["difference"], height - 0.12, "kD", markersize=5)
     axes.axvline(0, color="#666666", linewidth=0.9)
-    axes.set(xlabel=metric.difference_unit or metric.title, ylim=(0.5, len(findings.comparisons) + 0.6))
-    words = [f"{compared.arm} minus {compared.reference}" for compared in findings.comparisons]
-    axes.set_yticks(list(heights), [textwrap.fill(_breakable(label), 24) for label in words], fontsize=7.5)
-    axes.grid(visible=False, axis="y")
-    return figure
+    axes.set(xlabel=metric.difference_unit or metric.title)
+    return _figure(axes)
 
 
-def best_epochs(findings: Findings, name: str) -> Figure:
+def best_epochs(table: pd.DataFrame, arms: Sequence[str], best: Metric, horizon: int) -> Figure:
     """When each run is at its best."""
-    arms = list(findings.design.arms)
-    figure = Figure(figsize=(4.5, 1.2 + 0.5 * len(arms)))
-    axes = figure.subplots()
+    axes = _rows(arms)
     for number, arm in enumerate(arms):
-        values = findings.table.loc[findings.table["arm"] == arm, name].to_numpy(dtype=float)
+        values = table.loc[table["arm"] == arm, best.name].to_numpy(dtype=float)
         height, colour = len(arms) - number, COLOURS[number % len(COLOURS)]
         stacked = [0.09 * int((values[:index] == value).sum()) for index, value in enumerate(values)]
         axes.plot(values, height + np.array(stacked), "o", color=colour, markersize=6, alpha=0.8)
         axes.plot([values.mean()] * 2, [height - 0.3, height - 0.1], color=colour, linewidth=3)
-    axes.set_yticks(range(len(arms), 0, -1), [textwrap.fill(_breakable(arm), 24) for arm in arms], fontsize=7.5)
-    axes.set(xlabel="epoch", ylim=(0.4, len(arms) + 0.7), xlim=(-0.5, findings.horizon - 0.5))
+    axes.set(xlabel="epoch", xlim=(-0.5, horizon - 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(visible=False, axis="y")
-    return figure
+    return _figure(axes)
 
 
-def speed(findings: Findings, curves: Mapping[str, pd.DataFrame]) -> Figure:
+def speed(findings: Findings, curves: Curves) -> Figure:
     """How many epochs it takes to reach a value of the metric, for many values up to the best one."""
-    figure, axes = _panel(len(curves))
-    base, mode = describe(findings.metric), findings.mode
-    values = pd.concat([rows.loc[rows["epoch"] > 0, findings.metric] for rows in curves.values()]).dropna()
-    ends = values.quantile([0.1, 1.0] if mode == "max" else [0.9, 0.0]) if len(values) else [findings.threshold] * 2
-    levels = np.linspace(*ends, 25)
+    figure = Figure(figsize=(WIDTH, 2.9 + 0.1 * len(curves)))
+    axes, shown, mode = figure.subplots(), describe(findings.metric), findings.mode
+    values = pd.concat([rows[findings.metric] for rows in curves.values()]).dropna()
+    easy, hard = values.quantile([0.1, 1.0] if mode == "max" else [0.9, 0.0])
+    levels = np.linspace(float(easy), float(hard), 25)
     for number, (arm, rows) in enumerate(curves.items()):
         courses = [run.set_index("epoch")[findings.metric].dropna() for _, run in rows.groupby("run")]
         needed = [[epochs_to(course, level, findings.horizon, mode) for course in courses] for level in levels]
         mean = np.array([np.mean([epochs for epochs, _ in runs]) for runs in needed])
         missed = np.array([not all(reached for _, reached in runs) for runs in needed])
         colour, dash = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
-        axes.plot(base.scale * levels, mean, color=colour, linestyle=dash, label=arm)
-        axes.plot(base.scale * levels[missed], mean[missed], "o", color=colour, markersize=4, markerfacecolor="white")
-    axes.axvline(base.scale * findings.threshold, color="#666666", linewidth=0.9, linestyle=":")
-    axes.set(xlabel=base.heading, ylabel="epochs", ylim=(0, 1.05 * findings.horizon))
-    if mode == "min":
-        axes.invert_xaxis()
+        axes.plot(shown.scale * levels, mean, color=colour, linestyle=dash, label=arm)
+        axes.plot(shown.scale * levels[missed], mean[missed], "o", color=colour, markersize=4, markerfacecolor="white")
+    axes.axvline(shown.scale * findings.threshold, color="#666666", linewidth=0.9, linestyle=":")
+    axes.set(xlabel=shown.heading, ylabel="epochs", ylim=(0, 1.05 * findings.horizon))
+    axes.xaxis.set_inverted(mode == "min")
     _legend(figure, axes)
     return figure
 
 
-def topology(curves: Mapping[str, pd.DataFrame], what: str, layers: Sequence[str], unit: str) -> Figure:
+def topology(curves: Curves, what: str, layers: Sequence[str]) -> Figure:
     """A measure of the topology over epochs, a panel for each layer."""
-    rows = -(-len(layers) // 2)
-    figure = Figure(figsize=(4.5, 0.9 + 1.5 * rows))
-    grid = figure.subplots(rows, min(2, len(layers)), sharex=True, sharey=True, squeeze=False).ravel()
-    for layer, axes in zip(layers, grid, strict=False):
-        for number, (arm, each) in enumerate(curves.items()):
-            _line(axes, each, column(what, layer), number, arm, 100 if unit == "%" else 1)
+    count = -(-len(layers) // 2)
+    figure = Figure(figsize=(WIDTH, 0.9 + 1.4 * count + 0.1 * len(curves)))
+    grid = figure.subplots(count, min(2, len(layers)), sharex=True, sharey=True, squeeze=False)
+    for layer, axes in zip(layers, grid.ravel(), strict=False):
+        for number, (arm, rows) in enumerate(curves.items()):
+            _line(axes, rows, column(what, layer), 100 if TOPOLOGY[what][1] else 1, number, arm)
         axes.set_title(layer)
-    for axes in grid[len(layers) :]:
+    for axes in grid.ravel()[len(layers) :]:
         axes.set_visible(False)
-    grid[0].set_ylim(bottom=0)
-    figure.supxlabel("epoch", fontsize=9)
-    figure.supylabel(unit, fontsize=9)
-    _legend(figure, grid[0])
+    for axes in grid[-1]:
+        axes.set_xlabel("epoch")
+    grid[0, 0].set_ylim(0, 1.05 * max(axes.dataLim.y1 for axes in grid.ravel()[: len(layers)]) or 1)
+    _legend(figure, grid[0, 0])
     return figure
 
 
@@ -242,61 +223,65 @@ def input_maps(findings: Findings, most: int = 4) -> tuple[dict[str, Numbers], l
 
 def pixel_maps(maps: Mapping[str, Numbers], epochs: Sequence[int]) -> Figure:
     """How many connections each input pixel has, a row for each arm, a column for each epoch."""
-    figure = Figure(figsize=(4.5, 1.15 * len(maps) + 0.9))
+    figure = Figure(figsize=(WIDTH, 1.15 * len(maps) + 0.9))
     grid = figure.subplots(len(maps), len(epochs), squeeze=False)
     most = max(float(values.max()) for values in maps.values())
     for (arm, values), panels in zip(maps.items(), grid, strict=True):
         for axes, picture in zip(panels, values, strict=True):
             shown = axes.imshow(picture, cmap="Greys", vmin=0, vmax=most, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(True)
-        panels[0].set_ylabel(textwrap.fill(_breakable(arm), 18), fontsize=7)
+        panels[0].set_ylabel(_broken(arm, 18), fontsize=7)
     for axes, epoch in zip(grid[0], epochs, strict=True):
         axes.set_title(f"epoch {epoch}", loc="center")
     figure.colorbar(shown, ax=grid, label="connections", location="bottom", shrink=0.9, aspect=40)
     return figure
 
 
-def _panel(lines: int) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.5, 2.9 + 0.16 * lines))
-    axes = figure.subplots()
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure, axes
+def _rows(names: Sequence[str]) -> Axes:
+    """Axes with a row for each name, the first on top; a single one is named by the figure's title."""
+    axes = Figure(figsize=(WIDTH, 1.1 + 0.55 * len(names))).subplots()
+    axes.set_yticks(range(len(names), 0, -1), [_broken(name, 24) for name in names], fontsize=7.5)
+    axes.set(ylim=(0.5, len(names) + 0.6), title="" if len(names) > 1 else names[0])
+    axes.tick_params(left=False, labelleft=len(names) > 1)
+    axes.grid(visible=False, axis="y")
+    return axes
+
+
+def _figure(axes: Axes) -> Figure:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    wide = max(map(len, labels), default=0) > 24
-    figure.legend(handles, labels, loc="outside lower center", ncols=1 if wide else 2, fontsize=8)
+    columns = 1 if max(map(len, labels), default=0) > 24 else 2
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
 
 
-def _line(axes: Axes, rows: pd.DataFrame, name: str, number: int, label: str, scale: float) -> "pd.Series[float]":
+def _line(axes: Axes, rows: pd.DataFrame, name: str, scale: float, number: int, label: str) -> "pd.Series[float]":
     """A mean with a band of one standard deviation over runs; a point where there is one epoch. Returns the mean."""
     if name not in rows or rows[name].isna().all():
         return pd.Series(dtype=float)
     wide = scale * rows.pivot(index="epoch", columns="run", values=name).dropna(how="all")
     mean, spread = wide.mean(axis=1), wide.std(axis=1).fillna(0.0)
     colour, dash = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
-    marker = "o" if len(mean) == 1 else ""
-    axes.plot(mean.index, mean, color=colour, linestyle=dash, marker=marker, label=label)
+    axes.plot(mean.index, mean, color=colour, linestyle=dash, marker="o" if len(mean) == 1 else "", label=label)
     axes.fill_between(mean.index, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return mean
 
 
-def _recorded(curves: Mapping[str, pd.DataFrame], prefix: str) -> list[str]:
-    names = (str(name) for rows in curves.values() for name in rows if rows[name].notna().any())
-    return list(dict.fromkeys(name for name in names if name.startswith(prefix)))
-
-
-def _ends(curves: Mapping[str, pd.DataFrame], name: str, title: str = "") -> str:
-    """Where the lines of a figure end, in words."""
-    shown = describe(name)
+def _ends(curves: Curves, name: str) -> str:
+    """The mean of each arm at the last epoch, in words."""
     means = {arm: rows.groupby("epoch")[name].mean().dropna() for arm, rows in curves.items() if name in rows}
-    ends = "; ".join(f"{arm} {shown.show(mean.iloc[-1])}{shown.unit}" for arm, mean in means.items() if len(mean))
-    return f"{title or shown.title} over epochs; at the last epoch: {ends}."
+    return _each(means, pd.Series({arm: mean.iloc[-1] for arm, mean in means.items() if len(mean)}), describe(name))
 
 
-def _breakable(words: str) -> str:
-    """Words that can be broken after each setting."""
-    return words.replace(",", ", ")
+def _each(arms: Mapping[str, Any], values: "pd.Series[float]", metric: Metric) -> str:
+    return "; ".join(f"{arm} {metric.show(values[arm])}{metric.unit}" for arm in arms if arm in values)
+
+
+def _broken(words: str, width: int) -> str:
+    """An arm on several lines, broken after its settings."""
+    return textwrap.fill(words.replace(",", ", "), width)

@@ -1,7 +1,8 @@
 """The findings of a report: folders of runs read, sorted into arms and compared, before anything is written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -82,7 +83,7 @@ class Findings:
 
 
 def analyse(
-    folders: Sequence[str],
+    folders: Sequence[str | Path],
     *,
     against: str | None = None,
     metric: str | None = None,
@@ -145,8 +146,9 @@ def analyse(
 
 
 def dead_connections(findings: Findings) -> pd.DataFrame:
-    """Dead connections by arm and layer: `arm`, `layer`, `count` and `share` at the last epoch, `most`, their largest
-    share in any epoch, and its `epoch`; means over the runs of an arm. A share is of the layer's active connections.
+    """Dead connections by arm and layer, means over the runs of an arm; shares are of the layer's active connections.
+
+    Columns: `arm`, `layer`; `count` and `share` at the last epoch; `most`, the largest share, and `epoch`, when.
     """
     rows = []
     for arm, curve in findings.arm_curves().items():
@@ -155,10 +157,9 @@ def dead_connections(findings: Findings) -> pd.DataFrame:
             layer = str(name).removeprefix("topology/dead/")
             if layer in (name, "all") or means[name].dropna().empty:
                 continue
-            share = means.get(column("dead", layer), pd.Series(np.nan, index=means.index))
-            epoch = share.idxmax() if share.notna().any() else None
-            most = np.nan if epoch is None else share[epoch]
-            rows.append((arm, layer, means[name].dropna().iloc[-1], share.iloc[-1], most, epoch))
+            share = means.get(column("dead", layer), pd.Series(np.nan, index=means.index)).fillna(np.nan)
+            epoch = int(np.nanargmax(share)) if share.notna().any() else 0
+            rows.append((arm, layer, means[name].dropna().iloc[-1], share.iloc[-1], share.iloc[epoch], epoch))
     return pd.DataFrame(rows, columns=["arm", "layer", "count", "share", "most", "epoch"])
 
 

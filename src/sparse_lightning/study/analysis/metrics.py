@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -86,7 +86,7 @@ def describe(name: str) -> Metric:
 def main_metrics(metric: str, mode: Mode, threshold: float) -> tuple[Metric, ...]:
     """The metrics that an arm is judged by; Holm's correction is over them."""
     base = describe(metric)
-    reached = f"{base.show(threshold)}{base.unit}" if base.unit else base.show(threshold)
+    reached = f"{round(base.scale * threshold, 9):g}{base.unit}"
     return (
         replace(base, name=f"{metric}_{mode}", title=f"best {metric}"),
         replace(base, name=f"{metric}_last", title=f"last {metric}"),
@@ -156,7 +156,7 @@ def outcomes(
     rows = []
     for (_, run), curve in zip(runs.iterrows(), curves, strict=True):
         values = curve.set_index("epoch")[metric].dropna()
-        best = values.idxmax() if mode == "max" else values.idxmin()
+        best = cast(int, values.idxmax() if mode == "max" else values.idxmin())
         needed, reached = epochs_to(values, threshold, horizon, mode)
         row: dict[str, Any] = {"run": run["run"], "arm": run["arm"], "pair": run["pair"], "reached": reached}
         row |= {f"{metric}_{mode}": values[best], f"{metric}_last": values.iloc[-1]}

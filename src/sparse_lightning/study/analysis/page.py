@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from urllib.parse import quote
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from sparse_lightning.study.analysis.figures import Picture
 from sparse_lightning.study.analysis.findings import Findings
@@ -40,7 +42,7 @@ def page(findings: Findings, pictures: Sequence[tuple[Picture, bytes]], links: M
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["minus"] = lambda words: str(words).replace(" -", " \N{MINUS SIGN}").replace("-0", "\N{MINUS SIGN}0")
+    environment.filters |= {"minus": _minus, "breakable": _breakable}
     counts = findings.frame["status"].value_counts().sort_index()
     factors = ", ".join(findings.design.factors)
     return environment.get_template("page.html").render(
@@ -53,6 +55,16 @@ def page(findings: Findings, pictures: Sequence[tuple[Picture, bytes]], links: M
         pictures=[(picture, base64.b64encode(svg).decode()) for picture, svg in pictures],
         runs=[_run(run, findings, home) for _, run in findings.frame.iterrows()],
     )
+
+
+def _minus(words: str) -> str:
+    """A minus sign where a hyphen stands before a digit."""
+    return re.sub(r"(?<![\w-])-(?=\d)", "\N{MINUS SIGN}", words)
+
+
+def _breakable(words: str) -> Markup:
+    """An arm that a narrow screen breaks between settings."""
+    return Markup("<wbr>").join(re.split(r"(?<=[,=])", words))
 
 
 def _tables(findings: Findings) -> dict[str, list[Table]]:

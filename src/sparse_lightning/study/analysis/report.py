@@ -60,7 +60,7 @@ def format_report(findings: Findings) -> str:
     if findings.cells and (published := tables.cells_table(findings)).rows:
         lines += ["", str(published)]
     for compared in findings.comparisons:
-        lines += ["", str(tables.comparison_table(compared, findings.main_metrics))]
+        lines += ["", str(tables.comparison_table(compared, findings.main_metrics).first(7))]
     for note in findings.notes:
         lines += ["", *textwrap.wrap(note, 110)] if note == findings.notes[0] else textwrap.wrap(note, 110)
     return "\n".join(lines)
@@ -79,9 +79,14 @@ def summary(findings: Findings) -> pd.DataFrame:
             for metric in (*findings.main_metrics, *findings.topology_metrics):
                 spread = runs[metric.name].agg(["min", "max", "mean", "std", "count"])
                 rows += [("arms", arm, "", metric.name, *item) for item in spread.items()]
-                rows += [("runs", arm, "", metric.name, *item) for item in zip(runs["run"], runs[metric.name], strict=True)]
+                rows += [
+                    ("runs", arm, "", metric.name, *item) for item in zip(runs["run"], runs[metric.name], strict=True)
+                ]
         for _, dead in dead_connections(findings).iterrows():
-            rows += [("dead connections", dead["arm"], "", f"topology/dead/{dead['layer']}", *item) for item in dead[2:].items()]
+            rows += [
+                ("dead connections", dead["arm"], "", f"topology/dead/{dead['layer']}", *item)
+                for item in dead[2:].items()
+            ]
     for cell, arms in findings.cells:
         for arm in arms:
             rows += [("published", arm, cell.words(), cell.metric, cell.statistic, cell.value)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
+import yaml  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
@@ -28,8 +28,9 @@ def load_runs(*folders: str | Path, metric: str | None = None, mode: str | None 
     Columns: `run`, the folder's name, and `folder`; `status`, one of finished, diverged (finished, but a loss or the
     metric is not a number), failed, unfinished and unreadable, and `error`, the reason; `metric` and `mode`, what it
     is judged by and whether its highest (max) or lowest (min) value is the best; every setting under its last name, or
-    under its dotted name where groups differ in it; for train_acc, val_acc and the metric ``_max``, ``_max_epoch``, ``_min``, ``_min_epoch``, ``_median`` and ``_last``, epochs counted from 0;
-    `epochs`, how many there are; `run_time` and `mean_epoch_time` in seconds.
+    under its dotted name where groups differ in it; for train_acc, val_acc and the metric ``_max``, ``_max_epoch``,
+    ``_min``, ``_min_epoch``, ``_median`` and ``_last``, epochs counted from 0; `epochs`, how many there are;
+    `run_time` and `mean_epoch_time` in seconds.
 
     Args:
         folders: Folders of runs.
@@ -51,7 +52,7 @@ def load_runs(*folders: str | Path, metric: str | None = None, mode: str | None 
         reason = f"{len(settings)} {CONFIG}, of which none can be used: {facts[0]['error']}"
         raise FileNotFoundError(f"Expected a folder with runs of this project, got {folders[0]} with {reason}")
     table = pd.DataFrame(facts)
-    return table.join(_short_names(pd.DataFrame(settings), taken=set(table)))
+    return table.join(_short_names(pd.DataFrame(settings), taken=set(facts[0])))
 
 
 def load_metrics(folder: str | Path) -> pd.DataFrame:
@@ -126,7 +127,8 @@ def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, A
     folder, settings = path.parent, {}
     facts: dict[str, Any] = {"run": folder.name, "folder": str(folder), "status": "unreadable", "error": None}
     rows = pd.DataFrame()
-    wanted, report = metric or "val_acc", {}
+    wanted = metric or "val_acc"
+    report: dict[str, Any] = {}
     try:
         config = _config(path)
         report = config.get("report") or {}
@@ -164,10 +166,11 @@ def _status(folder: Path, rows: pd.DataFrame, metric: str) -> dict[str, Any]:
         raise ValueError(f"Expected {RESULT} to be JSON with the number of epochs, got a damaged file") from error
     if len(rows) != epochs:
         raise ValueError(f"Expected {METRICS} to have the {epochs} epochs that {RESULT} says, got {len(rows)}")
-    error = _diverged(folder, metric)
-    if not error and (metric not in rows or rows[metric].isna().all()):
-        raise ValueError(f"Expected {METRICS} to have {metric}, got {', '.join(n for n in rows if '/' not in n)}")
-    return {"status": "diverged" if error else "finished", "error": error}
+    diverged = _diverged(folder, metric)
+    if not diverged and (metric not in rows or rows[metric].isna().all()):
+        names = ", ".join(name for name in map(str, rows) if "/" not in name)
+        raise ValueError(f"Expected {METRICS} to have {metric}, got {names}")
+    return {"status": "diverged" if diverged else "finished", "error": diverged}
 
 
 def _diverged(folder: Path, metric: str) -> str | None:

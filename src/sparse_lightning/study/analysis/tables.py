@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from sparse_lightning.study.analysis import metrics
 from sparse_lightning.study.analysis.arms import arrange
 from sparse_lightning.study.analysis.experiments import experiments_of
-from sparse_lightning.study.analysis.findings import Comparison, Findings, analyse, dead_connections
+from sparse_lightning.study.analysis.findings import Comparison, Findings, dead_connections
 from sparse_lightning.study.analysis.metrics import Metric, Mode, describe
-from sparse_lightning.study.analysis.statistics import direction, interval, probability, row_of, seeds
+from sparse_lightning.study.analysis.statistics import direction, mean_interval, probability, row_of, seeds
 
 SPREAD = ["min", "max", "mean", "std"]
 
@@ -24,6 +23,10 @@ class Table:
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+
+    def first(self, columns: int) -> "Table":
+        """Its first columns alone, for a narrow screen."""
+        return Table(self.title, self.headings[:columns], [row[:columns] for row in self.rows], self.caption)
 
     def __str__(self) -> str:
         lines = [self.headings, *self.rows]
@@ -71,19 +74,27 @@ def main_table(frame: pd.DataFrame, metric: str = "val_acc", mode: Mode = "max")
     ours, theirs = summarize(frame, metric, mode), published_figures(frame)
     base = describe(metric)
     shown = Metric(metric, metric, base.unit, 2 if base.unit else None)
-    form = {f"{metric}_{mode}_epoch": Metric("", "", "", 1), "count": Metric("", "", "", 0)}
+    best, last = f"{metric}_{mode}", f"{metric}_last"
     rows = []
-    for arm, row in ours.iterrows():
-        for name, figures in ((str(arm), row.to_dict()), ("  published", theirs.get(str(arm), {}))):
-            cells = [form.get(key[0], shown).show(figures.get(key, math.nan)) for key in ours.columns]
-            rows += [[name, *cells]] if figures else []
-    headings = ["arm", "best epoch", *(f"best {name}" for name in SPREAD), *(f"last {name}" for name in SPREAD), "runs"]
-    unit = f" in {base.unit}" if base.unit else ""
-    caption = (
-        f"{metric}{unit} by arm: the epoch of the best value (mean over the runs), then the best and the last value of "
-        f"the runs. std is the standard deviation over runs."
-    )
-    return Table(f"{metric}{unit} by arm", headings, rows, caption)
+    columns = [(str(name), str(what)) for name, what in ours.columns.to_flat_index()]
+    for arm in map(str, ours.index):
+        own = dict(zip(columns, map(float, ours.loc[arm]), strict=True))
+        for name, found in ((arm, own), ("  published", theirs.get(arm, {}))):
+            figures = {key: found.get(key, math.nan) for key in columns}
+            means = [plus_minus(shown, figures[key, "mean"], figures[key, "std"]) for key in (best, last)]
+            spread = [shown.show(figures[key, what]) for key in (best, last) for what in ("min", "max")]
+            epoch, count = f"{figures[f'{best}_epoch', 'mean']:.1f}", f"{figures['count', 'sum']:.0f}"
+            cells = [*means, epoch, *spread, count]
+            rows += [[name, *(cell.replace("nan", "-") for cell in cells)]] if found else []
+    headings = ["arm", f"best {metric}", f"last {metric}", "best epoch", "best: min", "max", "last: min", "max", "runs"]
+    title = f"{metric}, {'in %, ' if base.unit else ''}by arm"
+    caption = "Mean ± standard deviation over runs, the mean of the best epoch, and the lowest and highest values."
+    return Table(title, headings, rows, caption)
+
+
+def plus_minus(metric: Metric, mean: float, spread: float) -> str:
+    """A mean ± a standard deviation, where there is one."""
+    return metric.show(mean) if math.isnan(spread) else f"{metric.show(mean)} ± {metric.show(spread)}"
 
 
 def cells_table(findings: Findings) -> Table:
@@ -95,17 +106,17 @@ def cells_table(findings: Findings) -> Table:
             continue
         metric = by_name[cell.metric]
         values = findings.table.loc[findings.table["arm"].isin(arms), cell.metric].astype(float).dropna()
-        low, high = interval(values.to_numpy())
+        low, high = mean_interval(values.to_numpy())
         inside = low - cell.resolution <= cell.value <= high + cell.resolution
         span = "-" if math.isnan(low) else f"{metric.show(low)} to {metric.show(high)}"
         place = "not known" if math.isnan(low) else "inside" if inside else "outside"
-        spread = f" ± {metric.show(cell.spread)}" if cell.spread is not None else ""
-        shown = f"{metric.show(cell.value)}{spread}", metric.show(values.mean())
-        rows.append([cell.words(), metric.heading, *shown, span, str(len(values)), place])
-    headings = ["published for", "metric", "published", "ours", "95% interval", "runs", "published is"]
+        published = plus_minus(metric, cell.value, math.nan if cell.spread is None else cell.spread)
+        ours = metric.show(values.mean())
+        rows.append([cell.words(), metric.heading, published, ours, place, span, str(len(values))])
+    headings = ["published for", "metric", "published", "ours", "published is", "our 95% interval", "our runs"]
     caption = (
-        "Published means beside those of these runs. Inside: the published mean, within its rounding, is in our 95% "
-        "bootstrap interval. Not known: one run, or no spread, and so no interval."
+        "Published means beside those of these runs. Inside: the published mean, within its rounding, is in the 95% "
+        "interval of our mean (Student's t). Not known: one run, or no spread, and so no interval."
     )
     return Table("Published figures", headings, rows, caption)
 
@@ -115,15 +126,15 @@ def comparison_table(compared: Comparison, shown: Sequence[Metric], topology: bo
     rows = []
     for metric in shown:
         row = row_of(compared.topology if topology else compared.main, metric.name)
-        sides = [f"{metric.show(row[f'{side}mean'])} ± {metric.show(row[f'{side}sd'])}" for side in ("", "reference_")]
+        sides = [plus_minus(metric, row[f"{side}mean"], row[f"{side}sd"]) for side in ("", "reference_")]
         span = f"{metric.show(row['low'], sign=True)} to {metric.show(row['high'], sign=True)}"
         effect = "-" if math.isnan(row["effect"]) else f"{row['effect']:+.2f}"
         result = {0: "inconclusive", 1: "significant: higher", -1: "significant: lower"}[direction(row)]
-        cells = [metric.show(row["difference"], sign=True), "-" if math.isnan(row["low"]) else span]
-        tests = [probability(row["p"]), probability(row["p_holm"]), effect, seeds(row["seeds"]), str(row["pairs"])]
-        rows.append([metric.heading, *(side.removesuffix(" ± -") for side in sides), *cells, *tests, result])
-    headings = ["metric", "arm", "reference", "difference", "95% interval", "p", "p (Holm)", "effect size d_z"]
-    headings += ["pairs needed", "pairs", "result"]
+        cells = [metric.show(row["difference"], sign=True), "-" if math.isnan(row["low"]) else span, result]
+        tests = [str(row["pairs"]), probability(row["p"]), probability(row["p_holm"]), effect, seeds(row["seeds"])]
+        rows.append([metric.heading, *cells, *tests, *sides])
+    headings = ["metric", "difference", "95% interval", "result", "pairs", "p", "p (Holm)", "effect size d_z"]
+    headings += ["pairs needed", "arm", "reference"]
     return Table(f"{compared.arm} minus {compared.reference}", headings, rows)
 
 

@@ -1,8 +1,9 @@
-"""What TensorBoard shows of the arms of a study: their means with bands of one standard deviation, and what tags mean."""
+"""What TensorBoard shows of the arms of a study: means with bands of one standard deviation, and what tags mean."""
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
@@ -11,7 +12,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import custom_scalars, scalar, text
 
 from sparse_lightning.study.analysis.findings import Findings
-from sparse_lightning.study.analysis.metrics import TOPOLOGY, describe
+from sparse_lightning.study.analysis.metrics import TOPOLOGY
 from sparse_lightning.study.train.record import write
 from sparse_lightning.study.train.tensorboard import tag
 
@@ -38,12 +39,12 @@ def write_arms(folder: Path, findings: Findings) -> list[Path]:
     for arm, rows in findings.arm_curves().items():
         grouped = rows[["epoch", *(metric for metric in metrics if metric in rows)]].groupby("epoch")
         mean, spread = grouped.mean(), grouped.std().fillna(0.0)
-        events = []
-        for metric in mean.columns:
+        events: list[tuple[int, Summary]] = []
+        for metric in mean:
             bounds = (mean[metric], mean[metric] - spread[metric], mean[metric] + spread[metric])
-            for name, values in zip(_band(metric), bounds, strict=True):
-                known = values[values.notna()].items()
-                events += [(int(step), scalar(name, float(value))) for step, value in known]  # type: ignore[no-untyped-call, arg-type]
+            for name, values in zip(_band(str(metric)), bounds, strict=True):
+                points = zip(values.index.tolist(), values.tolist(), strict=True)
+                events += [(step, scalar(name, value)) for step, value in points if not math.isnan(value)]  # type: ignore[no-untyped-call]
         path = folder / ARMS / folder_name(arm) / EVENTS
         written.append(_write_events(path, sorted(events, key=lambda event: event[0])))
     margins = {title: {tag(metric): ["Margin", _band(metric)] for metric in group} for title, group in charts.items()}
@@ -76,7 +77,9 @@ def _charts(findings: Findings) -> dict[str, Sequence[str]]:
     groups = {
         "Metrics: mean and standard deviation of each arm": list(both),
         "Topology: mean and standard deviation of each arm": [f"topology/{what}/all" for what in TOPOLOGY],
-        "Dead connections: mean and standard deviation of each arm": [name for name in dead if not name.endswith("/all")],
+        "Dead connections: mean and standard deviation of each arm": [
+            name for name in dead if not name.endswith("/all")
+        ],
     }
     shown = {title: [name for name in names if name in recorded] for title, names in groups.items()}
     return {title: names for title, names in shown.items() if names}

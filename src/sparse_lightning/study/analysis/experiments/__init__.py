@@ -113,14 +113,14 @@ def load(name: str) -> Experiment:
     content = json.loads(Path(__file__).with_name(f"{name}.json").read_text(encoding="utf-8"))
     resolution = content.pop("resolution")
     cells = [Cell(**{"resolution": resolution, **cell}) for cell in content.pop("cells")]
-    return Experiment(*(content.pop(key) for key in ("name", "title", "source", "settings")), cells, content)
+    title, source, settings = (content.pop(key) for key in ("title", "source", "settings"))
+    return Experiment(content.pop("name"), title, source, settings, cells, content)
 
 
 def experiments_of(frame: pd.DataFrame) -> list[Experiment]:
     """The published experiments that runs are to be compared with: those that they name, or else the headline."""
-    named = frame["experiment_name"].dropna().unique() if "experiment_name" in frame else []
-    known = [str(name) for name in named if Path(__file__).with_name(f"{name}.json").exists()]
-    return [load(name) for name in known or ([] if len(named) else [HEADLINE])]
+    named = list(frame["experiment_name"].dropna().unique()) if "experiment_name" in frame else []
+    return [load(name) for name in named or [HEADLINE] if Path(__file__).with_name(f"{name}.json").exists()]
 
 
 def _differing(expected: Mapping[str, Any], settings: Mapping[str, str], required: bool = False) -> Iterator[str]:
