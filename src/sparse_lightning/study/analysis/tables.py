@@ -76,7 +76,7 @@ def main_table(frame: pd.DataFrame, metric: str = "val_acc", mode: Mode = "max")
     shown = Metric(metric, metric, base.unit, 2 if base.unit else None)
     best, last = f"{metric}_{mode}", f"{metric}_last"
     rows = []
-    columns = [(str(name), str(what)) for name, what in ours.columns.to_flat_index()]
+    columns = [(str(key[0]), str(key[1])) for key in ours.columns]
     for arm in map(str, ours.index):
         own = dict(zip(columns, map(float, ours.loc[arm]), strict=True))
         for name, found in ((arm, own), ("  published", theirs.get(arm, {}))):
