@@ -95,7 +95,7 @@ def test_one_seed_has_no_spread_and_no_nan_anywhere(tmp_path: Path) -> None:
     assert re.search(r"\ndensity=0.2 +9\d\.\d\d +9", said)
     assert "±" not in said.split("\n\n")[0]
     assert "nan" not in said
-    assert "nan" not in re.sub("base64,[^\"]*", "", page)
+    assert "nan" not in re.sub('base64,[^"]*', "", page)
     assert "nan" not in (tmp_path / "summary.csv").read_text()
 
 

@@ -25,6 +25,7 @@ from sparse_lightning.study.analysis.statistics import Numbers, differences, row
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 WIDTH = 4.5  # inches, of every figure
+LONGEST = 80  # letters of an arm in a figure
 BAND = "Mean over the runs of an arm; the band is one standard deviation."
 _RC: dict[str, Any] = {
     "svg.hashsalt": "sparse_lightning",
@@ -172,7 +173,7 @@ def speed(findings: Findings, curves: Curves) -> Figure:
         mean = np.array([np.mean([epochs for epochs, _ in runs]) for runs in needed])
         missed = np.array([not all(reached for _, reached in runs) for runs in needed])
         colour, dash = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
-        axes.plot(shown.scale * levels, mean, color=colour, linestyle=dash, label=arm)
+        axes.plot(shown.scale * levels, mean, color=colour, linestyle=dash, label=_cut(arm))
         axes.plot(shown.scale * levels[missed], mean[missed], "o", color=colour, markersize=4, markerfacecolor="white")
     axes.axvline(shown.scale * findings.threshold, color="#666666", linewidth=0.9, linestyle=":")
     axes.set(xlabel=shown.heading, ylabel="epochs", ylim=(0, 1.05 * findings.horizon))
@@ -244,7 +245,7 @@ def _rows(names: Sequence[str]) -> Axes:
     """Axes with a row for each name, the first on top; a single one is named by the figure's title."""
     axes = Figure(figsize=(WIDTH, 1.1 + 0.55 * len(names))).subplots()
     axes.set_yticks(range(len(names), 0, -1), [_broken(name, 24) for name in names], fontsize=7.5)
-    axes.set(ylim=(0.5, len(names) + 0.6), title="" if len(names) > 1 else names[0])
+    axes.set(ylim=(0.5, len(names) + 0.6), title="" if len(names) > 1 else _broken(names[0], 60))
     axes.tick_params(left=False, labelleft=len(names) > 1)
     axes.grid(visible=False, axis="y")
     return axes
@@ -269,7 +270,7 @@ def _line(axes: Axes, rows: pd.DataFrame, name: str, scale: float, number: int, 
     wide = scale * rows.pivot(index="epoch", columns="run", values=name).dropna(how="all")
     mean, spread = wide.mean(axis=1), wide.std(axis=1).fillna(0.0)
     colour, dash = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
-    axes.plot(mean.index, mean, color=colour, linestyle=dash, marker="o" if len(mean) == 1 else "", label=label)
+    axes.plot(mean.index, mean, color=colour, linestyle=dash, marker="o" if len(mean) == 1 else "", label=_cut(label))
     axes.fill_between(mean.index, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return mean
@@ -286,5 +287,9 @@ def _each(arms: Mapping[str, Any], values: "pd.Series[float]", metric: Metric) -
 
 
 def _broken(words: str, width: int) -> str:
-    """An arm on several lines, broken after its settings."""
-    return textwrap.fill(words.replace(",", ", "), width)
+    """An arm on several lines, broken after its settings, and cut where it would fill the figure."""
+    return textwrap.fill(_cut(words.replace(",", ", ")), width)
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= LONGEST else f"{words[: LONGEST - 1]}…"

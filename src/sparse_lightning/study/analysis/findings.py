@@ -102,14 +102,12 @@ def analyse(
         threshold: The value of the metric that convergence is measured at; None for the best that most runs reach.
 
     Raises:
-        FileNotFoundError: There is no run.
-        ValueError: `against` is no level of the study, or `metric` is in no run.
+        FileNotFoundError: There is no run, or none that has the metric.
+        ValueError: `against` is no level of the study.
     """
     frame = load_runs(*folders, metric=metric, mode=mode)
     done = frame[frame["status"] == "finished"]
     if done.empty:
-        if metric and (frame["status"] == "unreadable").all():
-            raise ValueError(frame["error"].iloc[0])
         return Findings(frame, metric or "val_acc", mode or "max", warnings=list(_diverged(frame)))
     if done["metric"].nunique() > 1:
         return analyse(folders, against=against, metric=done["metric"].iloc[0], mode=mode, threshold=threshold)

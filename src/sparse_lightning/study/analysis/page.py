@@ -89,12 +89,13 @@ def _tables(findings: Findings) -> dict[str, list[Table]]:
 def _run(run: "pd.Series[Any]", findings: Findings, home: Path) -> dict[str, Any]:
     folder = Path(run["folder"])
     names = [name for name in (METRICS, CONFIG, ERROR) if (folder / name).exists()]
-    best, epoch = f"{findings.metric}_{findings.mode}", f"{findings.metric}_{findings.mode}_epoch"
-    shown = findings.main_metrics[0]
-    reached = f"best {findings.metric} {shown.show(run[best])}{shown.unit} in epoch {run[epoch]:.0f}"
+    reached = str(run["error"])
+    if run["status"] == "finished":
+        best, shown = f"{findings.metric}_{findings.mode}", findings.main_metrics[0]
+        reached = f"best {findings.metric} {shown.show(run[best])}{shown.unit} in epoch {run[f'{best}_epoch']:.0f}"
     return {
         "name": run["run"],
-        "words": str(run["error"] or reached) if run["status"] != "finished" else reached,
+        "words": reached,
         "links": {name: quote(Path(os.path.relpath(folder / name, home)).as_posix()) for name in names},
         "config": (folder / CONFIG).read_text(encoding="utf-8", errors="replace"),
     }

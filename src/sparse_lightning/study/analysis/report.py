@@ -1,6 +1,7 @@
 """The report of folders of runs: what is found in them, written as text, page, figures, table and TensorBoard runs."""
 
 import textwrap
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -30,7 +31,8 @@ def make_report(
 
     findings = analyse(folders, against=against, metric=metric, mode=mode, threshold=threshold)
     home, pictures = Path(folders[0]), []
-    with figures.style():
+    with figures.style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of scripts that the page can show
         for picture in figures.draw(findings):
             (home / FIGURES).mkdir(exist_ok=True)
             rendered = {kind: figures.render(picture.figure, kind) for kind in ("png", "svg")}
