@@ -113,22 +113,3 @@ def test_a_picture_has_the_values_it_was_made_of(picture: Tensor) -> None:
     shown = Image.open(io.BytesIO(writer.image.encoded_image_string)).convert("L")
     expected = 255 * picture.int() if picture.dtype == torch.bool else picture
     assert np.array(shown).tolist() == expected.tolist()
-
-
-def test_arms_are_margin_charts(board: str) -> None:
-    layout = ask(board, "plugin/custom_scalars/layout")
-    (chart,) = (chart for chart in layout["category"][0]["chart"] if chart["title"] == "accuracy, validation")
-    (series,) = chart["margin"]["series"]
-    lines = {}
-    for what in ("lower", "value", "upper"):
-        query = {"run": "arms/hebbian_grow=true", "tag": series[what]}
-        found = ask(board, "plugin/custom_scalars/scalars", **query)
-        lines[what] = [value for _, _, value in found["tag_to_events"][series[what]]]
-    names = [f"hebbian_grow=true,seed={seed}" for seed in (0, 1)]
-    found = [ask(board, "plugin/scalars/scalars", run=name, tag=series["value"]) for name in names]
-    runs = [[value for _, _, value in points] for points in found]
-    assert lines["value"] == pytest.approx([(one + other) / 2 for one, other in zip(*runs, strict=True)])
-    spread = [abs(one - other) / 2**0.5 for one, other in zip(*runs, strict=True)]
-    assert [value - low for value, low in zip(lines["value"], lines["lower"], strict=True)] == pytest.approx(
-        spread, abs=1e-6
-    )
