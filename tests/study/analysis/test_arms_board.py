@@ -53,7 +53,7 @@ def test_arms_are_margin_charts(board: str) -> None:
     (series,) = chart["margin"]["series"]
     lines = {}
     for what in ("lower", "value", "upper"):
-        query = {"run": "arms/hebbian_grow=true" if False else "hebbian_grow=true", "tag": series[what]}
+        query = {"run": "arms/hebbian_grow=true", "tag": series[what]}
         found = ask(board, "plugin/custom_scalars/scalars", **query)
         lines[what] = [value for _, _, value in found["tag_to_events"][series[what]]]
     one, other = CURVES[True]
@@ -64,16 +64,14 @@ def test_arms_are_margin_charts(board: str) -> None:
 
 
 def test_dead_connections_are_charts_of_the_arms(board: str) -> None:
-    titles = {
-        chart["title"] for group in ask(board, "plugin/custom_scalars/layout")["category"] for chart in group["chart"]
-    }
-    assert tag("topology/dead/a") in titles
+    groups = ask(board, "plugin/custom_scalars/layout")["category"]
+    assert tag("topology/dead/a") in {chart["title"] for group in groups for chart in group["chart"]}
 
 
 def test_tags_are_explained_in_words_and_the_edges_of_bands_stand_apart(board: str) -> None:
-    (text,) = ask(board, "plugin/text/text", run=".", tag="about/tags/text_summary")
+    (text,) = ask(board, "plugin/text/text", run="arms", tag="about/tags/text_summary")
     assert "overlap of successive masks" in text["text"]
     scalars = ask(board, "plugin/scalars/tags")
-    edges = [name for name in scalars["hebbian_grow=true"] if name.endswith(("/lower", "/upper"))]
+    edges = [name for name in scalars["arms/hebbian_grow=true"] if name.endswith(("/lower", "/upper"))]
     assert edges
     assert all(name.startswith(BOUNDS) for name in edges)

@@ -160,7 +160,7 @@ def test_runs_that_never_reach_a_threshold_are_censored_and_not_dropped() -> Non
     assert epochs_to(course, 0.7, horizon=4) == (2, True)
     assert epochs_to(course, 0.8, horizon=3) == (3, False)  # later than all runs were followed
     assert epochs_to(course, 0.9, horizon=4) == (4, False)
-    assert epochs_to(1 - course, 0.3, 4, "min") == (2, True)
+    assert epochs_to(1 - course, 0.31, 4, "min") == (2, True)
     assert epochs_to(course[course.index % 2 == 1], 0.75, horizon=4) == (4, True)  # measured in every second epoch
 
 
