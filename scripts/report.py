@@ -1,4 +1,4 @@
-"""Make the report of folders of runs, in the first of them: verdicts, tables, figures, a page; print it in short."""
+"""Make the report of folders of runs, in the first of them: tables, verdicts, figures, a page; print it in short."""
 
 import argparse
 import sys
@@ -8,10 +8,14 @@ from sparse_lightning.study.analysis.report import make_report
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="+", help="folder of a multirun, of one run, or of several of them")
-    parser.add_argument("--against", metavar="FACTOR=LEVEL", help="what to compare with; inferred if not said")
-    parser.add_argument("--accuracy", type=float, help="validation accuracy, a share, that convergence is measured at")
-    said = parser.parse_args()
+    parser.add_argument("--against", metavar="FACTOR=LEVEL", help="the arms to compare with; chosen if not given")
+    parser.add_argument(
+        "--metric", help="column of metrics.csv that runs are judged by; default: report.metric, val_acc"
+    )
+    parser.add_argument("--mode", choices=["max", "min"], help="whether its highest or its lowest value is the best")
+    parser.add_argument("--threshold", type=float, help="value of the metric that convergence is measured at")
+    options = vars(parser.parse_args())
     try:
-        print(make_report(*said.folder, against=said.against, accuracy=said.accuracy))
+        print(make_report(*options.pop("folder"), **options))
     except (OSError, ValueError) as error:
         sys.exit(f"Error: {error}")

@@ -88,22 +88,3 @@ def test_masks_and_the_map_of_pixels_are_pictures(board: str) -> None:
         assert response.read().startswith(b"\x89PNG")
     histograms = ask(board, "plugin/histograms/tags")["hebbian_grow=false,seed=1"]
     assert "connections_of_an_input_unit/network.linear1" in histograms
-
-
-def test_arms_are_margin_charts(board: str) -> None:
-    layout = ask(board, "plugin/custom_scalars/layout")
-    (chart,) = (chart for chart in layout["category"][0]["chart"] if chart["title"] == "accuracy, validation")
-    (series,) = chart["margin"]["series"]
-    lines = {}
-    for what in ("lower", "value", "upper"):
-        query = {"run": "arms/hebbian_grow=true", "tag": series[what]}
-        found = ask(board, "plugin/custom_scalars/scalars", **query)
-        lines[what] = [value for _, _, value in found["tag_to_events"][series[what]]]
-    names = [f"hebbian_grow=true,seed={seed}" for seed in (0, 1)]
-    found = [ask(board, "plugin/scalars/scalars", run=name, tag=series["value"]) for name in names]
-    runs = [[value for _, _, value in points] for points in found]
-    assert lines["value"] == pytest.approx([(one + other) / 2 for one, other in zip(*runs, strict=True)])
-    spread = [abs(one - other) / 2**0.5 for one, other in zip(*runs, strict=True)]
-    assert [value - low for value, low in zip(lines["value"], lines["lower"], strict=True)] == pytest.approx(
-        spread, abs=1e-6
-    )

@@ -1,1 +1,1 @@
-"""Runs to tables, statistics, figures and a page."""
+"""Folders of runs to tables, statistics, figures and a page: runs, arms, metrics, statistics, findings, report."""

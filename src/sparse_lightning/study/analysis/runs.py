@@ -1,35 +1,41 @@
-"""From folders of runs to a table, a row a run."""
+"""Folders of runs, read: a table with a row per run, the metrics of a run by epoch, and where runs come from."""
 
 import csv
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from sparse_lightning.study.train.record import CONFIG, ERROR, METRICS, RESULT, read_metrics
+from sparse_lightning.study.train.record import CONFIG, DEGREES, ERROR, METRICS, RESULT, read_metrics
 
-PUBLISHED: dict[str, Any] = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
-COURSES = ("train_acc", "val_acc")
-_COURSE = ("max", "max_epoch", "min", "min_epoch", "median", "last")
-OUTCOMES = (
-    *("run", "folder", "status", "error", "epochs", "run_time", "mean_epoch_time"),
-    *(f"{metric}_{what}" for metric in COURSES for what in _COURSE),
-)
+FACTS = ("run", "folder", "status", "error", "metric", "mode", "epochs", "run_time", "mean_epoch_time")
+COURSE = ("max", "max_epoch", "min", "min_epoch", "median", "last")
+_NOT_SETTINGS = ("logger", "report", "launcher")  # groups that say how a run is watched, not what it is
 
 
-def load_runs(*folders: str | Path) -> pd.DataFrame:
+def load_runs(*folders: str | Path, metric: str | None = None, mode: str | None = None) -> pd.DataFrame:
     """Read all runs below some folders, a row each, in the order of their names.
 
-    Columns: `run`, the folder's name, and `folder`; `status`, one of finished, failed, unfinished and unreadable, and
-    `error`, what went wrong with those that failed or cannot be read; every hyperparameter under its own name, or under
-    ``group.name`` where two groups have different values for one name; for train_acc and val_acc (shares, 0 to 1)
-    ``_max``, ``_max_epoch``, ``_min``, ``_min_epoch``, ``_median`` and ``_last``, epochs counted from 0; `epochs`, how
-    many there are; `run_time` and `mean_epoch_time` in seconds.
+    Columns: `run`, the folder's name, and `folder`; `status`, one of finished, diverged (finished, but a loss or the
+    metric is not a number), failed, unfinished and unreadable, and `error`, the reason; `metric` and `mode`, what it
+    is judged by and whether its highest (max) or lowest (min) value is the best; every setting under its last name, or
+    under its dotted name where groups differ in it; for train_acc, val_acc and the metric ``_max``, ``_max_epoch``,
+    ``_min``, ``_min_epoch``, ``_median`` and ``_last``, epochs counted from 0; `epochs`, how many there are;
+    `run_time` and `mean_epoch_time` in seconds.
+
+    Args:
+        folders: Folders of runs.
+        metric: The metric that runs are judged by; None for ``report.metric`` of each configuration, or val_acc.
+        mode: ``"max"`` or ``"min"``; None for ``report.mode``, or ``"min"`` for a loss and ``"max"`` for all else.
 
     Raises:
         FileNotFoundError: There is no such folder, or no run below it, or none that this project made.
@@ -41,150 +47,201 @@ def load_runs(*folders: str | Path) -> pd.DataFrame:
             missing = "is no such folder" if not folder.is_dir() else "is none"
             raise FileNotFoundError(f"Expected a folder with runs ({CONFIG} in each), got {folder}: there {missing}")
         configs |= {path.resolve(): path for path in found}
-    settings, outcomes = [], []
-    for path in configs.values():
-        try:
-            settings.append(_settings(path))
-            outcomes.append(_outcome(path.parent))
-        except ValueError as error:
-            settings.append({})
-            outcomes.append(_found(path.parent, "unreadable", str(error)))
+    facts, settings = zip(*(_read(path, metric, mode) for path in configs.values()), strict=True)
     if not any(settings):
-        said = f"{len(settings)} {CONFIG}, of which none can be used: {outcomes[0]['error']}"
-        raise FileNotFoundError(f"Expected a folder with runs of this project, got {folders[0]} with {said}")
-    return pd.DataFrame(outcomes).join(_short_names(pd.DataFrame(settings)))
+        reason = f"{len(settings)} {CONFIG}, of which none can be used: {facts[0]['error']}"
+        raise FileNotFoundError(f"Expected a folder with runs of this project, got {folders[0]} with {reason}")
+    table = pd.DataFrame(facts)
+    return table.join(_short_names(pd.DataFrame(settings), taken=set(facts[0])))
 
 
 def load_metrics(folder: str | Path) -> pd.DataFrame:
-    """The metrics of one run, a row an epoch; empty before its first epoch has ended.
+    """The metrics of one run, a row per epoch; NaN where there is no value or none that is a number.
 
     Raises:
         ValueError: The file is damaged.
     """
     try:
         rows = read_metrics(Path(folder))
-        table: pd.DataFrame = pd.DataFrame(rows).apply(pd.to_numeric)
+        if any(None in row or None in row.values() for row in rows):
+            raise ValueError(f"Expected as many values as columns in each row of {METRICS}, got a damaged file")
+        table = pd.DataFrame({name: [float(row[name] or "nan") for row in rows] for row in rows[:1] for name in row})
     except (ValueError, csv.Error) as error:
-        raise ValueError(f"Expected {METRICS} to be a table of numbers, got a damaged file") from error
-    if not rows:
-        return table
-    if None in table or table.shape[1] != len(rows[0]) or any(value is None for row in rows for value in row.values()):
-        raise ValueError(f"Expected as many values as columns in each row of {METRICS}, got a damaged file")
-    if "epoch" not in table or table["epoch"].tolist() != sorted(set(table["epoch"])):
+        reason = str(error) if METRICS in str(error) else f"Expected {METRICS} to be a table of numbers"
+        raise ValueError(reason) from error
+    if rows and ("epoch" not in table or table["epoch"].tolist() != sorted(set(table["epoch"]))):
         raise ValueError(f"Expected {METRICS} to have a row an epoch, in order, got others")
-    return table
+    return table.astype({"epoch": int}) if rows else table
 
 
-def original_columns(frame: pd.DataFrame) -> pd.DataFrame:
-    """The runs under the 42 column names of the published experiment, so that its analysis code runs unchanged.
+def load_degrees(folder: str | Path) -> dict[str, NDArray[np.integer[Any]]]:
+    """The connections of each unit by epoch, ``{"<layer>/in": (epochs, units)}``; empty without a record.
 
-    Times are in minutes, as there. What this library has no knob for has the value that the experiment had.
+    Raises:
+        ValueError: The file is damaged.
     """
-    density, fraction = frame["density"], frame["prune_fraction"]
-    ours = {
-        "Experiment Name": frame["run"],
-        "experiment_file_name": frame["folder"],
-        "trial_time": frame["run_time"] / 60,
-        "mean_epoch_time": frame["mean_epoch_time"] / 60,
-        "data_dir": frame["data_dir"],
-        "dataset_name": frame["dataset"],
-        "device": frame["accelerator"],
-        "hebbian_prune_perc": np.nan,
-        "lr_scheduler": "MultiStepLR",
-        "model": "DSNNMixedHeb",
-        "network": "MLPHeb",
-        "on_perc": density,
-        "optim_alg": frame["optimizer"],
-        "weight_prune_perc": fraction,
-        "debug_sparse": True,
-        "debug_weights": True,
-        "test_noise": False,
-        "use_kwinners": False,
-    }
-    columns = {name: ours[name] if name in ours else frame[name] for name in PUBLISHED["columns"]}
-    return pd.DataFrame(columns, index=frame.index)
+    path = Path(folder) / DEGREES
+    if not path.exists():
+        return {}
+    try:
+        with path.open("rb") as file, np.load(file) as saved:
+            return {name: saved[name] for name in saved.files}
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own
+        raise ValueError(f"Expected {path.name} to hold NumPy arrays, got a damaged file") from error
 
 
-def _outcome(folder: Path) -> dict[str, Any]:
-    error = folder / ERROR
-    if (folder / RESULT).exists():
-        rows = _finished(folder)
-        return _found(folder, "finished", None, rows)
-    if error.exists():
-        said = error.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return _found(folder, "failed", said[-1] if said else f"{ERROR} is empty", load_metrics(folder))
-    return _found(folder, "unfinished", None, load_metrics(folder))
+def label(value: Any) -> str:
+    """A level as it is written in a configuration.
+
+    >>> [label(value) for value in (True, None, float("nan"), 0.10, 3.0, (100, 100), "SGD")]
+    ['true', 'null', 'null', '0.1', '3', '[100, 100]', 'SGD']
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "null"
+    if isinstance(value, bool | np.bool_):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return f"[{', '.join(map(label, value))}]" if isinstance(value, tuple | list) else str(value)
 
 
-def _finished(folder: Path) -> pd.DataFrame:
-    """The metrics of a finished run; they agree with its result."""
+def origin(frame: pd.DataFrame) -> dict[str, str]:
+    """Where runs come from, in words: date, command, commit, versions and machine, as far as their records say."""
+    found: dict[str, list[str]] = {name: [] for name in ("date", "command", "commit", "versions", "machine")}
+    for folder in map(Path, frame.loc[frame["status"].isin(["finished", "diverged"]), "folder"]):
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        versions = result.get("versions") or {}
+        result["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
+        result.setdefault("date", _started(folder))
+        result.setdefault("command", _command(folder.parent))
+        for name, values in found.items():
+            values.append(str(result.get(name) or ""))
+    known = {name: sorted(set(filter(None, values))) for name, values in found.items()}
+    days = sorted({date[:10] for date in known["date"]})
+    known["date"] = [" to ".join(dict.fromkeys((days[0], days[-1])))] if days else []
+    return {name: "; ".join(values) for name, values in known.items() if values}
+
+
+def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What one run reached, and its settings."""
+    folder, settings = path.parent, {}
+    facts: dict[str, Any] = {"run": folder.name, "folder": str(folder), "status": "unreadable", "error": None}
+    rows = pd.DataFrame()
+    wanted = metric or "val_acc"
+    report: dict[str, Any] = {}
+    try:
+        config = _config(path)
+        report = config.get("report") or {}
+        wanted = metric or str(report.get("metric") or wanted)
+        settings = dict(_flat({key: value for key, value in config.items() if key not in _NOT_SETTINGS}))
+        rows = load_metrics(folder)
+        facts |= _status(folder, rows, wanted)
+    except ValueError as error:
+        facts["error"], settings = str(error), {}
+    own = report.get("mode") if wanted == report.get("metric") else None
+    facts |= {"metric": wanted, "mode": mode or own or ("min" if "loss" in wanted else "max")}
+    for name in dict.fromkeys(("train_acc", "val_acc", wanted)):
+        values = rows.set_index("epoch")[name].dropna() if name in rows else pd.Series(dtype=float)
+        facts |= {f"{name}_{what}": None if values.empty else value for what, value in _course(values).items()}
+    times = rows["epoch_time"] if "epoch_time" in rows else pd.Series(dtype=float)
+    return facts | {"epochs": len(rows), "run_time": times.sum(), "mean_epoch_time": times.mean()}, settings
+
+
+def _course(values: "pd.Series[float]") -> dict[str, Any]:
+    if values.empty:
+        return dict.fromkeys(COURSE)
+    found = (values.max(), values.idxmax(), values.min(), values.idxmin(), values.median(), values.iloc[-1])
+    return dict(zip(COURSE, found, strict=True))
+
+
+def _status(folder: Path, rows: pd.DataFrame, metric: str) -> dict[str, Any]:
+    if not (folder / RESULT).exists():
+        if not (folder / ERROR).exists():
+            return {"status": "unfinished", "error": f"not finished, {len(rows)} epochs so far"}
+        lines = (folder / ERROR).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return {"status": "failed", "error": lines[-1] if lines else f"{ERROR} is empty"}
     try:
         epochs = json.loads((folder / RESULT).read_text(encoding="utf-8"))["epochs"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"Expected {RESULT} to be JSON with the number of epochs, got a damaged file") from error
-    rows = load_metrics(folder)
     if len(rows) != epochs:
         raise ValueError(f"Expected {METRICS} to have the {epochs} epochs that {RESULT} says, got {len(rows)}")
-    if "val_acc" not in rows or rows["val_acc"].isna().any():
-        raise ValueError(f"Expected {METRICS} to have val_acc in each epoch, got none in some")
-    return rows
+    diverged = _diverged(folder, metric)
+    if not diverged and (metric not in rows or rows[metric].isna().all()):
+        names = ", ".join(name for name in map(str, rows) if "/" not in name)
+        raise ValueError(f"Expected {METRICS} to have {metric}, got {names}")
+    return {"status": "diverged" if diverged else "finished", "error": diverged}
 
 
-def _found(folder: Path, status: str, error: str | None, rows: pd.DataFrame | None = None) -> dict[str, Any]:
-    rows = pd.DataFrame() if rows is None else rows
-    found: dict[str, Any] = {"run": folder.name, "folder": str(folder), "status": status, "error": error}
-    for metric in COURSES:
-        found |= _course(metric, rows.set_index("epoch")[metric].dropna() if metric in rows else pd.Series(dtype=float))
-    times = rows["epoch_time"] if "epoch_time" in rows else pd.Series(dtype=float)
-    return found | {"epochs": len(rows), "run_time": times.sum(), "mean_epoch_time": times.mean()}
+def _diverged(folder: Path, metric: str) -> str | None:
+    """From which epoch on a loss, or the metric, is not a number; None if they all are."""
+    for row in read_metrics(folder):
+        for name, cell in row.items():
+            if cell and not math.isfinite(float(cell)) and (name == metric or "loss" in name):
+                return f"diverged: {name} is {cell} in epoch {row['epoch']}"
+    return None
 
 
-def _course(metric: str, values: "pd.Series[float]") -> dict[str, Any]:
-    if values.empty:
-        return dict.fromkeys(f"{metric}_{what}" for what in _COURSE)
-    return {
-        f"{metric}_max": values.max(),
-        f"{metric}_max_epoch": values.idxmax(),
-        f"{metric}_min": values.min(),
-        f"{metric}_min_epoch": values.idxmin(),
-        f"{metric}_median": values.median(),
-        f"{metric}_last": values.iloc[-1],
-    }
-
-
-def _settings(path: Path) -> dict[str, Any]:
+def _config(path: Path) -> dict[str, Any]:
     try:
-        config = OmegaConf.to_container(OmegaConf.load(path))
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):  # a few can stand for gigabytes
+            raise ValueError("YAML aliases")
+        config = OmegaConf.to_container(OmegaConf.create(text))
     except Exception as error:  # OmegaConf, YAML and the file system each raise their own
         raise ValueError(f"Expected {CONFIG} to be a configuration, got a damaged file") from error
     if not (isinstance(config, dict) and "seed" in config and isinstance(config.get("model"), dict)):
         raise ValueError(f"Expected a {CONFIG} with a model and a seed, got one of another project")
-    return dict(_flat(cast(dict[str, Any], config)))
+    return {str(key): value for key, value in config.items()}
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by dotted name; lists become tuples, which pandas can group by."""
+def _flat(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by dotted name; what builds an object is entered, other mappings and lists are values."""
     for key, value in config.items():
-        if key == "logger" or str(key).startswith("_"):
-            continue
-        if isinstance(value, Mapping) and not prefix:
-            yield from _flat(value, f"{key}.")
-        else:
-            yield f"{prefix}{key}", tuple(value) if isinstance(value, list) else value
+        if isinstance(value, Mapping) and (not prefix or "_target_" in value):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, Mapping):
+            yield f"{prefix}{key}", f"{{{', '.join(f'{name}: {label(level)}' for name, level in value.items())}}}"
+        elif key == "_target_" or not str(key).startswith("_"):
+            yield f"{prefix}{key}", _tuples(value)
 
 
-def _short_names(settings: pd.DataFrame) -> pd.DataFrame:
-    """Each setting under its last name, if those that share it are the same in every run."""
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, which pandas can group by."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else str(value) if isinstance(value, dict) else value
+
+
+def _short_names(settings: pd.DataFrame, taken: set[str]) -> pd.DataFrame:
+    """Each setting under its last name, if those that share it are the same in every run and the name is free."""
     groups: dict[str, list[str]] = {}
     for column in settings:
         groups.setdefault(str(column).rpartition(".")[2], []).append(str(column))
     short: dict[str, pd.Series[Any]] = {}
     for name, columns in groups.items():
         same = all(settings[column].equals(settings[columns[0]]) for column in columns)
-        short |= {name: settings[columns[0]]} if same else {column: settings[column] for column in columns}
+        if same and name != "_target_" and name not in taken:
+            short[name] = settings[columns[0]]
+        else:
+            short |= {f"settings.{column}" if column in taken else column: settings[column] for column in columns}
     return pd.DataFrame(short)
+
+
+def _started(folder: Path) -> str:
+    """When the run began, by the name of its first TensorBoard events."""
+    names = (re.match(r"events\.out\.tfevents\.(\d{9,10})\.", path.name) for path in folder.glob("events.*"))
+    seconds = min((int(name[1]) for name in names if name), default=None)
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def _command(folder: Path) -> str:
+    """The command of a multirun, from what Hydra noted of it."""
+    try:
+        overrides = yaml.safe_load((folder / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]["overrides"]
+        return " ".join(["python scripts/train.py -m", *map(str, overrides["task"])])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return ""
 
 
 def _natural(path: Path) -> tuple[tuple[int, int | str], ...]:
     """Sorts seed=10 after seed=9."""
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", str(path)))
+    return tuple((0, int(text)) if text.isdigit() else (1, text) for text in re.split(r"(\d+)", str(path)))

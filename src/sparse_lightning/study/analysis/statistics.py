@@ -5,143 +5,24 @@ brings to both is not noise: everything is estimated on the differences within p
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sparse_lightning.study.analysis.metrics import Metric
+
 FEWEST = 6  # pairs: with fewer, no assignment of signs is rarer than 1 in 20, so no exact test can reach 5%
-MOST = 1000  # pairs: who would need more has found no difference
-EARLY = 5  # the epoch that 'early' is measured at, after five rewirings
+MOST = 1000  # pairs: whoever would need more has found no difference
 LEVEL = 0.05
 Numbers = NDArray[np.floating[Any]]
 
 
-@dataclass(frozen=True)
-class Metric:
-    """Something that a run came to.
-
-    Attributes:
-        name: Its column.
-        title: In words.
-        unit: What differences are in.
-        scale: What a value is multiplied by to be shown in that unit.
-        digits: How many decimals are shown.
-        more: What it means to have more of it.
-        less: What it means to have less.
-    """
-
-    name: str
-    title: str
-    unit: str
-    scale: float
-    digits: int
-    more: str
-    less: str
-
-    def show(self, value: float, sign: bool = False) -> str:
-        """A value in its unit; a dash where there is none."""
-        if value is None or math.isnan(value):
-            return "-"
-        return f"{value * self.scale:{'+' if sign else ''}.{self.digits}f}"
-
-
-def main_metrics(accuracy: float) -> tuple[Metric, ...]:
-    """The metrics that an arm is judged by; Holm's correction is over them."""
-    better, worse = "more accurate", "less accurate"
-    return (
-        Metric("val_acc_max", "best validation accuracy", "points", 100, 3, better, worse),
-        Metric("val_acc_last", "last validation accuracy", "points", 100, 3, better, worse),
-        Metric("val_acc_max_epoch", "best epoch", "epochs", 1, 1, "later at its best", "earlier at its best"),
-        Metric("epochs_to", f"epochs to {accuracy:.1%}", "epochs", 1, 1, "slower", "faster"),
-        Metric("val_acc_area", "area under the validation curve", "points", 100, 3, better, worse),
-    )
-
-
-TOPOLOGY = (
-    Metric("gini_in", f"Gini per input unit, epoch {EARLY}", "", 1, 3, "more concentrated", "less concentrated"),
-    Metric("gini_out", f"Gini per output unit, epoch {EARLY}", "", 1, 3, "more concentrated", "less concentrated"),
-    Metric("explored", "share ever active, last epoch", "points", 100, 1, "explores more", "explores less"),
-    Metric("jaccard", "overlap of successive masks, mean", "", 1, 3, "moves less", "moves more"),
-    Metric("survived_1", "survival of 1 pruning, mean", "points", 100, 1, "keeps more", "keeps less"),
-    Metric("survived_2", "survival of 2 prunings, mean", "points", 100, 1, "keeps more", "keeps less"),
-    Metric("survived_5", "survival of 5 prunings, mean", "points", 100, 1, "keeps more", "keeps less"),
-)
-
-
-def epochs_to(values: Sequence[float], accuracy: float, horizon: int) -> tuple[float, bool]:
-    """How many epochs of training it took to reach an accuracy, and whether it was reached at all.
-
-    A run that did not is censored: it is known only to need more than `horizon`, and counts as `horizon`. Means of
-    this are restricted means (Royston and Parmar 2013): the epochs needed out of the first `horizon`. As all runs are
-    followed that long, no run is dropped and nothing is assumed about what would have come later; the true difference
-    between an arm with censored runs and one without is, if anything, larger.
-
-    >>> epochs_to([0.5, 0.8, 0.7], 0.8, horizon=3), epochs_to([0.5, 0.8, 0.7], 0.9, horizon=3)
-    ((2.0, True), (3.0, False))
-    """
-    found = np.flatnonzero(np.asarray(values[:horizon]) >= accuracy)
-    return (float(found[0] + 1), True) if len(found) else (float(horizon), False)
-
-
-def usual_accuracy(best: Mapping[str, Sequence[float]]) -> float:
-    """The accuracy that convergence is measured at unless one is given.
-
-    The highest one, in tenths of a point, that at least three quarters of the runs of each arm reach: high enough to
-    be worth reaching, low enough that few runs are censored.
-
-    >>> usual_accuracy({"a": [0.981, 0.9799, 0.9805, 0.9784], "b": [0.990, 0.991]})
-    0.979
-    """
-    reached = [sorted(values, reverse=True)[math.ceil(0.75 * len(values)) - 1] for values in best.values()]
-    return math.floor(round(min(reached) * 1000, 6)) / 1000
-
-
-def outcomes(runs: pd.DataFrame, curves: Sequence[pd.DataFrame], accuracy: float, horizon: int) -> pd.DataFrame:
-    """What each run came to: a row a run, `arm`, `pair`, `reached` and the columns that the metrics name.
-
-    Args:
-        runs: Runs with `arm` and `pair`.
-        curves: The metrics of each of them, a row an epoch.
-        accuracy: The accuracy that convergence is measured at, as a share.
-        horizon: How many epochs it may take.
-    """
-    rows = []
-    for (_, run), curve in zip(runs.iterrows(), curves, strict=True):
-        values = curve["val_acc"].to_numpy(dtype=float)
-        needed, reached = epochs_to(list(values), accuracy, horizon)
-        row: dict[str, Any] = {"run": run["run"], "arm": run["arm"], "pair": run["pair"], "reached": reached}
-        row |= {"val_acc_max": values.max(), "val_acc_last": values[-1], "val_acc_max_epoch": float(values.argmax())}
-        row |= {"epochs_to": needed, "val_acc_area": _area(values[:horizon])}
-        for name in ("gini_in", "gini_out"):
-            course = curve.get(f"topology/{name}/all", pd.Series(dtype=float))
-            row[name] = course.iloc[EARLY] if len(course) > EARLY else math.nan
-        explored = curve.get("topology/explored/all", pd.Series(dtype=float)).dropna()
-        row["explored"] = explored.iloc[-1] if len(explored) else math.nan
-        for name, column in (
-            ("jaccard", "jaccard"),
-            ("survived_1", "survived"),
-            *((f"survived_{n}",) * 2 for n in (2, 5)),
-        ):
-            row[name] = curve.get(f"topology/{column}/all", pd.Series(dtype=float)).mean()
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _area(values: Numbers) -> float:
-    """The area under a curve by the trapezoidal rule, over its width: the mean height."""
-    from scipy.integrate import trapezoid
-
-    return float(trapezoid(values) / (len(values) - 1)) if len(values) > 1 else float(values[0])
-
-
 def differences(table: pd.DataFrame, arm: str, reference: str, metric: str) -> "pd.Series[float]":
-    """The paired differences, arm less reference, by seed; seeds that either arm lacks are left out."""
-    sides = (table[table["arm"] == name].set_index("pair")[metric].astype(float) for name in (arm, reference))
-    left, right = sides
+    """The paired differences, arm minus reference, by seed; seeds that either arm lacks are left out."""
+    left, right = (table[table["arm"] == name].set_index("pair")[metric].astype(float) for name in (arm, reference))
     return (left - right).dropna()
 
 
@@ -157,6 +38,16 @@ def interval(values: Numbers) -> tuple[float, float]:
         return math.nan, math.nan
     found = bootstrap((values,), np.mean, confidence_level=1 - LEVEL, method="BCa", rng=np.random.default_rng(0))
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def mean_interval(values: Numbers) -> tuple[float, float]:
+    """A 95% interval for the mean by Student's t, for the few runs of one arm; NaN as in :func:`interval`."""
+    from scipy.stats import t
+
+    if len(values) < 2 or not _spread(values):
+        return math.nan, math.nan
+    half = float(t.ppf(1 - LEVEL / 2, len(values) - 1)) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(values.mean()) - half, float(values.mean()) + half
 
 
 def paired_test(values: Numbers) -> float:
@@ -180,7 +71,7 @@ def effect_size(values: Numbers) -> float:
 
 
 def seeds_needed(effect: float, metrics: int = 1) -> float:
-    """How many pairs would settle such an effect 4 times in 5: 80% power of a two-sided paired t-test.
+    """How many pairs would make such an effect significant with a power of 80%, by a two-sided paired t-test.
 
     At the level that Holm's correction asks of the smallest of `metrics` p-values, and no fewer than the exact test
     needs to get there. Infinite for more than a thousand; NaN for an unknown effect.
@@ -213,19 +104,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare(table: pd.DataFrame, arm: str, reference: str, metrics: Sequence[Metric]) -> pd.DataFrame:
-    """Compare two arms: a row a metric, by its name.
+    """Compare two arms: a row per metric, by its name.
 
     Args:
-        table: What runs came to, as :func:`outcomes` gives it.
+        table: What runs reached, as :func:`~sparse_lightning.study.analysis.metrics.outcomes` gives it.
         arm: The arm.
         reference: The one it is compared with.
         metrics: The metrics, which Holm's correction is over.
 
     Returns:
         Columns: `mean`, `sd`, `runs` of the arm, and `reference_mean`, `reference_sd`, `reference_runs`, over all runs
-        of each; `censored` and `reference_censored`, for epochs to an accuracy; over the pairs: `pairs`, `difference`
+        of each; `censored` and `reference_censored`, for epochs to a threshold; over the pairs: `pairs`, `difference`
         (its mean) and `difference_sd`, `low` and `high` (95% interval), `p`, `p_holm`, `effect` (d_z), `seeds` (for 80%
-        power), and `note`, words on what could not be said.
+        power), and `note`, why something is missing.
     """
     rows = []
     for metric in metrics:
@@ -236,10 +127,10 @@ def compare(table: pd.DataFrame, arm: str, reference: str, metrics: Sequence[Met
             row |= {f"{prefix}mean": values.mean(), f"{prefix}sd": values.std(), f"{prefix}runs": len(values)}
             row[f"{prefix}censored"] = int((~runs["reached"]).sum()) if metric.name == "epochs_to" else 0
         paired = differences(table, arm, reference, metric.name).to_numpy(dtype=float)
-        low, high = interval(paired)
         effect = effect_size(paired)
-        row |= {"pairs": len(paired), "difference": paired.mean() if len(paired) else math.nan, "low": low}
-        row |= {"high": high, "difference_sd": paired.std(ddof=1) if len(paired) > 1 else math.nan}
+        row |= {"pairs": len(paired), "difference": paired.mean() if len(paired) else math.nan}
+        row |= dict(zip(("low", "high"), interval(paired), strict=True))
+        row["difference_sd"] = paired.std(ddof=1) if len(paired) > 1 else math.nan
         row |= {"p": paired_test(paired), "effect": effect, "seeds": seeds_needed(effect, len(metrics))}
         row["note"] = _note(paired, metric)
         rows.append(row)
@@ -250,7 +141,7 @@ def compare(table: pd.DataFrame, arm: str, reference: str, metrics: Sequence[Met
 
 def _note(paired: Numbers, metric: Metric) -> str:
     if len(paired) == 0:
-        return "no pair of runs has it"
+        return "no pair of runs has a value"
     if len(paired) == 1:
         return "one pair: no interval and no test"
     if not _spread(paired):
@@ -264,18 +155,34 @@ def row_of(compared: pd.DataFrame, metric: str) -> "pd.Series[Any]":
 
 
 def direction(row: "pd.Series[Any]", corrected: bool = True) -> int:
-    """Which way a difference is settled: 1 above zero, -1 below, 0 not settled.
+    """Which way a difference is significant: 1 above zero, -1 below, 0 inconclusive.
 
-    Settled is what at least six pairs show, with an interval that leaves out zero and a p-value below 5%.
+    Significant is what at least six pairs show, with an interval that leaves out zero and a p-value below 5%.
 
     Args:
         row: One metric of a comparison.
         corrected: Ask it of the p-value after Holm's correction: right for whoever looks over all metrics for a
-            difference, too much for a statement about this metric that was made before.
+            difference, too strict for a statement about this metric that was made before.
     """
     if row["pairs"] < FEWEST or not row["p_holm" if corrected else "p"] < LEVEL:
         return 0
     return int(row["low"] > 0) - int(row["high"] < 0)
+
+
+def probability(value: float) -> str:
+    """A p-value as it is shown.
+
+    >>> probability(0.0078125), probability(0.00001), probability(0.25)
+    ('0.008', '< 0.001', '0.25')
+    """
+    if math.isnan(value):
+        return "-"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def seeds(value: float) -> str:
+    """How many seeds, as it is shown."""
+    return "-" if math.isnan(value) else "> 1000" if math.isinf(value) else f"{value:.0f}"
 
 
 def _spread(values: Numbers) -> bool:

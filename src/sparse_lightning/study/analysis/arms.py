@@ -1,0 +1,170 @@
+"""The arms of a study, found from what varies: its factors, its arms, and which arm each one is compared with."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from sparse_lightning.study.analysis.runs import COURSE, FACTS, label
+from sparse_lightning.study.train.record import DATA, INCIDENTAL
+
+# Settings that may differ between runs of one arm: where a run is, and how it is run and watched.
+_INCIDENTAL = (*INCIDENTAL, "ckpt_path", "threads", "experiment_name", "enable_progress_bar", "default_root_dir")
+# Levels that others are naturally compared with, the first of them that a study has.
+_FIRST = ("false", "static", "StaticSparse", "random", "RandomRegrow", "null", "none", "SET")
+_ALONE, _CLASS = "all runs", "._target_"
+
+
+@dataclass(frozen=True)
+class Design:
+    """What varies between the runs of a study, other than their seeds.
+
+    Attributes:
+        factors: The settings that differ between runs. That of a class, ``sparsity._target_``, is called ``sparsity``.
+        arms: For each combination of their levels that was run its levels, ``{"density=0.1": {"density": "0.1"}}``.
+        against: The level of one or more factors that others are compared with.
+        inferred: Whether `against` was not given but chosen here.
+        settings: For each arm all its settings, labelled, by the names of the table of runs.
+        moved: Settings that differ too, but only along with a class: its arguments, in words.
+    """
+
+    factors: tuple[str, ...] = ()
+    arms: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    against: Mapping[str, str] = field(default_factory=dict)
+    inferred: bool = True
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    moved: tuple[str, ...] = ()
+
+    @property
+    def pairs(self) -> dict[str, str]:
+        """For each arm with something to be compared with, that arm: the same levels except those of `against`.
+
+        Where no arm has such a one, because factors moved together, all are compared with the first that has the
+        levels of `against`.
+        """
+        names = {frozenset(levels.items()): arm for arm, levels in self.arms.items()}
+        wanted = {arm: names.get(frozenset({**lev, **self.against}.items())) for arm, lev in self.arms.items()}
+        found = {arm: other for arm, other in wanted.items() if other is not None and other != arm}
+        if not found and self.against:
+            bases = [arm for arm, levels in self.arms.items() if self.against.items() <= levels.items()]
+            found = {arm: bases[0] for arm in self.arms if bases and arm != bases[0]}
+        return found
+
+    def notes(self) -> Iterator[str]:
+        """What a reader has to know of the arms, a sentence each."""
+        against = ",".join(f"{factor}={level}" for factor, level in self.against.items())
+        chosen = f"{against} (chosen by default)" if self.inferred else against
+        if not self.factors:
+            yield "The runs differ only in their seeds: there is one arm, and nothing to compare it with."
+        elif not self.pairs:
+            yield f"No arm has a counterpart with {chosen}: nothing is compared."
+        else:
+            together = any(
+                {**self.arms[arm], **self.against} != dict(self.arms[other]) for arm, other in self.pairs.items()
+            )
+            rest = "although other settings differ too" if together else "with all other settings equal"
+            yield f"Each arm is compared with {chosen}, {rest}, in pairs of runs with the same seed."
+            alone = [arm for arm in self.arms if arm not in {*self.pairs, *self.pairs.values()}]
+            if alone:
+                yield f"Not compared, because they have no counterpart: {'; '.join(alone)}."
+        yield from self.moved
+
+
+def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd.DataFrame, list[str]]:
+    """Sort finished runs into arms and pairs.
+
+    Args:
+        frame: Runs, as :func:`~sparse_lightning.study.load_runs` gives them.
+        against: The level to compare with, ``"hebbian_grow=false"``, or several, ``"density=0.2,optimizer=SGD"``. None
+            takes of the first factor that has one the level false, static, random or null, or else the first factor's
+            lowest level.
+
+    Returns:
+        The design; the finished runs with two more columns, `arm` and `pair`, the seed that runs are paired by; and a
+        sentence for each run that is not among them because it repeats another.
+
+    Raises:
+        ValueError: `against` names no factor, or a level that no run has.
+    """
+    runs = frame[frame["status"] == "finished"].reset_index(drop=True)
+    metrics = [name.removesuffix("_max_epoch") for name in map(str, runs) if name.endswith("_max_epoch")]
+    outcomes = {*FACTS, *(f"{metric}_{what}" for metric in metrics for what in COURSE)}
+    labels = runs[[name for name in runs if name not in outcomes]].map(label)
+    settings = [dict(zip(map(str, labels), levels, strict=True)) for levels in labels.to_numpy().tolist()]
+    seeds = [name for name in map(str, labels) if name.rpartition(".")[2] == "seed"]
+    factors, moved = _factors(labels[[name for name in labels if name not in seeds]])
+    levels = {name.removesuffix(_CLASS): _short(name, labels[name]) for name in factors}
+    rows = [{name: column[index] for name, column in levels.items()} for index in range(len(runs))]
+    names = [",".join(f"{factor}={level}" for factor, level in row.items()) or _ALONE for row in rows]
+    differing = [name for name in seeds if labels[name].nunique() > 1] or seeds[:1]
+    runs = runs.assign(arm=names, pair=labels[differing].agg(",".join, axis=1) if len(runs) else [])
+    chosen = _against(against, {name: list(dict.fromkeys(column)) for name, column in levels.items()})
+    arms = dict(zip(names, rows, strict=True))
+    first = sorted(arms, key=lambda arm: not chosen.items() <= arms[arm].items())
+    words = tuple(_moved(labels, name, names) for name in moved if name != DATA)
+    repeated = runs.duplicated(["arm", "pair"])
+    notes = [
+        f"{run['run']} is not counted: it repeats seed {run['pair']} of {run['arm']}."
+        for _, run in runs[repeated].iterrows()
+    ]
+    of_arm = dict(zip(names, settings, strict=True))
+    design = Design(tuple(levels), {arm: arms[arm] for arm in first}, chosen, against is None, of_arm, words)
+    return design, runs[~repeated].reset_index(drop=True), notes
+
+
+def _factors(labels: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The settings that split runs into arms, and those that differ too but only move along with others.
+
+    These are the arguments of a class, which differ only where the class does, and the checksum of a named data set.
+    """
+    varying = [name for name in map(str, labels) if labels[name].nunique() > 1]
+    varying = [name for name in varying if name.rpartition(".")[2] not in _INCIDENTAL]
+    classes = [name for name in varying if name.endswith(_CLASS)]
+
+    def follows(name: str) -> bool:
+        within = [other for other in varying if other != DATA] if name == DATA else classes
+        return bool(within) and name not in classes and bool((labels.groupby(within)[name].nunique() == 1).all())
+
+    moved = [name for name in varying if follows(name)]
+    return [name for name in varying if name not in moved], moved
+
+
+def _moved(labels: pd.DataFrame, name: str, arms: list[str]) -> str:
+    levels = dict(zip(arms, labels[name], strict=True))
+    return f"{name} differs too: {'; '.join(f'{level} in {arm}' for arm, level in levels.items())}."
+
+
+def _short(name: str, levels: "pd.Series[Any]") -> list[str]:
+    """The levels of a setting; classes by their last names, where those differ, and none where there is no class."""
+    short = {level: "none" if level == "null" else level.rpartition(".")[2] for level in levels.unique()}
+    if not name.endswith(_CLASS) or len({*short.values()}) < len(short):
+        return levels.tolist()
+    return [short[level] for level in levels]
+
+
+def _against(wanted: str | None, levels: Mapping[str, list[str]]) -> dict[str, str]:
+    if wanted is None:
+        for factor, found in levels.items():
+            for level in _FIRST:
+                if level in found:
+                    return {factor: level}
+        return {factor: sorted(found, key=_order)[0] for factor, found in list(levels.items())[:1]}
+    chosen = {}
+    for pair in re.split(r",(?=[^,\]]+=)", wanted):
+        factor, _, level = pair.partition("=")
+        factor = factor if factor in levels else factor.rpartition(".")[2]
+        if factor not in levels:
+            raise ValueError(f"Expected a factor of the study ({', '.join(levels) or 'it has none'}), got {factor!r}")
+        if level not in levels[factor]:
+            raise ValueError(f"Expected {factor} to be one of {', '.join(levels[factor])}, got {level!r}")
+        chosen[factor] = level
+    return chosen
+
+
+def _order(level: str) -> tuple[int, float, str]:
+    try:
+        return 0, float(level), level
+    except ValueError:
+        return 1, 0.0, level

@@ -1,0 +1,232 @@
+"""The findings of a report: folders of runs read, sorted into arms and compared, before anything is written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pandas as pd
+
+from sparse_lightning.study.analysis import experiments, metrics, statistics
+from sparse_lightning.study.analysis.arms import Design, arrange
+from sparse_lightning.study.analysis.experiments import HEADLINE, Cell, Conclusion, Experiment, hebbian_growth
+from sparse_lightning.study.analysis.metrics import Metric, Mode, column
+from sparse_lightning.study.analysis.runs import load_metrics, load_runs
+
+MANY_DEAD = 0.5  # the share of a layer's active connections from which on dead ones are warned of
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm compared with another, in pairs of runs with the same seed."""
+
+    arm: str
+    reference: str
+    main: pd.DataFrame
+    topology: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a report says.
+
+    Attributes:
+        frame: All runs, a row each.
+        metric: The metric that runs are judged by.
+        mode: Whether its highest or its lowest value is the best.
+        design: What varies.
+        runs: The runs that count, with `arm` and `pair`.
+        curves: The metrics of each of those, a row per epoch.
+        table: What each of them reached.
+        threshold: The value of the metric that convergence is measured at.
+        horizon: The epochs that it may take.
+        comparisons: Each arm that has something to be compared with.
+        cells: Published figures, each with the arms that it is about.
+        conclusions: Published conclusions, judged.
+        warnings: What must not be overlooked, a sentence each.
+        notes: What a reader has to know, a sentence each.
+    """
+
+    frame: pd.DataFrame
+    metric: str
+    mode: Mode
+    design: Design = field(default_factory=Design)
+    runs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    curves: Sequence[pd.DataFrame] = ()
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    threshold: float = 0.0
+    horizon: int = 0
+    comparisons: Sequence[Comparison] = ()
+    cells: Sequence[tuple[Cell, list[str]]] = ()
+    conclusions: Sequence[Conclusion] = ()
+    warnings: Sequence[str] = ()
+    notes: Sequence[str] = ("No run has finished yet.",)
+
+    @property
+    def main_metrics(self) -> tuple[Metric, ...]:
+        """The metrics that arms are judged by."""
+        return metrics.main_metrics(self.metric, self.mode, self.threshold)
+
+    @property
+    def topology_metrics(self) -> tuple[Metric, ...]:
+        """The measures of the topology that some run has a record of."""
+        return tuple(metric for metric in metrics.topology_metrics() if self.table[metric.name].notna().any())
+
+    def arm_curves(self) -> dict[str, pd.DataFrame]:
+        """The metrics of all runs of each arm; `run` tells the runs apart."""
+        each = [curve.assign(run=index) for index, curve in enumerate(self.curves)]
+        return {
+            arm: pd.concat([curve for curve, own in zip(each, self.runs["arm"], strict=True) if own == arm])
+            for arm in self.design.arms
+        }
+
+
+def analyse(
+    folders: Sequence[str | Path],
+    *,
+    against: str | None = None,
+    metric: str | None = None,
+    mode: Mode | None = None,
+    threshold: float | None = None,
+) -> Findings:
+    """Read runs and compare their arms.
+
+    Args:
+        folders: Folders of runs, taken together.
+        against: The level that others are compared with, ``"hebbian_grow=false"``; None chooses it.
+        metric: The metric that runs are judged by, any column of their `metrics.csv`; None for ``report.metric`` of
+            their configuration, or val_acc.
+        mode: Whether its highest (``"max"``) or its lowest value is the best; None for ``report.mode``, or
+            ``"min"`` for a loss and ``"max"`` for all else.
+        threshold: The value of the metric that convergence is measured at; None for the best that most runs reach.
+
+    Raises:
+        FileNotFoundError: There is no run, or none that has the metric.
+        ValueError: `against` is no level of the study.
+    """
+    frame = load_runs(*folders, metric=metric, mode=mode)
+    done = frame[frame["status"] == "finished"]
+    if done.empty:
+        return Findings(frame, metric or "val_acc", mode or "max", warnings=list(_diverged(frame)))
+    if done["metric"].nunique() > 1:
+        return analyse(folders, against=against, metric=done["metric"].iloc[0], mode=mode, threshold=threshold)
+    metric, mode = str(done["metric"].iloc[0]), cast(Mode, done["mode"].iloc[0])
+    design, runs, notes = arrange(frame, against)
+    curves = [metrics.with_dead_share(load_metrics(folder), folder) for folder in runs["folder"]]
+    values = [curve.set_index("epoch")[metric].dropna() for curve in curves]
+    horizon = min(int(curve.index.max()) + 1 for curve in values)
+    best: dict[str, list[float]] = {arm: [] for arm in design.arms}
+    for arm, curve in zip(runs["arm"], values, strict=True):
+        within = curve[curve.index < horizon] if curve.index.min() < horizon else curve
+        best[arm].append(within.max() if mode == "max" else within.min())
+    chosen = metrics.default_threshold(best, mode) if threshold is None else threshold
+    table = metrics.outcomes(runs, curves, metric, mode, chosen, horizon)
+    found = Findings(frame, metric, mode, design, runs, curves, table, chosen, horizon)
+    comparisons = [
+        Comparison(
+            arm,
+            other,
+            statistics.compare(table, arm, other, found.main_metrics),
+            statistics.compare(table, arm, other, found.topology_metrics or metrics.topology_metrics()),
+        )
+        for arm, other in design.pairs.items()
+    ]
+    known = experiments.experiments_of(done)
+    cells = [cell for experiment in known for cell in experiment.cells_of(design.settings)]
+    found = replace(found, comparisons=comparisons, cells=cells)
+    return replace(
+        found,
+        conclusions=_conclusions(found, known),
+        warnings=[*_diverged(frame), *_dead(found)],
+        notes=[*notes, *design.notes(), *_unpaired(found), *_published(found, known), *_explained(found, threshold)],
+    )
+
+
+def dead_connections(findings: Findings) -> pd.DataFrame:
+    """Dead connections by arm and layer, means over the runs of an arm; shares are of the layer's active connections.
+
+    Columns: `arm`, `layer`; `count` and `share` at the last epoch; `most`, the largest share, and `epoch`, when.
+    """
+    rows = []
+    for arm, curve in findings.arm_curves().items():
+        means = curve.drop(columns="run").groupby("epoch").mean()
+        for name in means:
+            layer = str(name).removeprefix("topology/dead/")
+            if layer in (name, "all") or means[name].dropna().empty:
+                continue
+            share = means.get(column("dead", layer), pd.Series(np.nan, index=means.index)).fillna(np.nan)
+            epoch = int(np.nanargmax(share)) if share.notna().any() else 0
+            rows.append((arm, layer, means[name].dropna().iloc[-1], share.iloc[-1], share.iloc[epoch], epoch))
+    return pd.DataFrame(rows, columns=["arm", "layer", "count", "share", "most", "epoch"])
+
+
+def _conclusions(found: Findings, known: Sequence[Experiment]) -> list[Conclusion]:
+    """The published conclusions of the headline experiment, where its two arms were run as published."""
+    if HEADLINE not in {experiment.name for experiment in known} or (found.metric, found.mode) != ("val_acc", "max"):
+        return []
+    published = {arm for _, arms in found.cells for arm in arms}
+    both = (*found.main_metrics, *metrics.topology_metrics())
+    conclusions: list[Conclusion] = []
+    for compared in found.comparisons:
+        levels = [found.design.arms[arm].items() for arm in (compared.arm, compared.reference)]
+        differing = (dict(levels[0] - levels[1]), dict(levels[1] - levels[0]))
+        if differing == hebbian_growth.ARMS and {compared.arm, compared.reference} <= published:
+            topology = statistics.compare(found.table, compared.arm, compared.reference, metrics.topology_metrics())
+            conclusions += hebbian_growth.conclusions(compared.main, topology, both)
+    return conclusions
+
+
+def _diverged(frame: pd.DataFrame) -> list[str]:
+    runs = frame[frame["status"] == "diverged"]
+    named = "; ".join(f"{run['run']} ({run['error']})" for _, run in runs.iterrows())
+    return [f"{len(runs)} of {len(frame)} runs diverged and are not counted: {named}."] if named else []
+
+
+def _dead(found: Findings) -> list[str]:
+    dead = dead_connections(found)
+    return [
+        f"More than half of the active connections of {row['layer']} are dead in {row['arm']}: {row['most']:.0%} are "
+        f"exactly zero in epoch {row['epoch']:.0f} (mean over its runs)."
+        for _, row in dead[dead["most"] > MANY_DEAD].iterrows()
+    ]
+
+
+def _unpaired(found: Findings) -> list[str]:
+    notes = []
+    for compared in found.comparisons:
+        sides = (compared.arm, compared.reference)
+        ours, theirs = (set(found.runs.loc[found.runs["arm"] == arm, "pair"]) for arm in sides)
+        for missing, arm in ((theirs - ours, compared.arm), (ours - theirs, compared.reference)):
+            if missing:
+                named = ", ".join(sorted(missing, key=lambda seed: (len(seed), seed)))
+                notes.append(f"Not in the differences, because it has no pair: seed {named}, not finished in {arm}.")
+    return notes
+
+
+def _published(found: Findings, known: Sequence[Experiment]) -> list[str]:
+    """Why published figures do not stand beside an arm."""
+    matched = {arm for _, arms in found.cells for arm in arms}
+    reasons: dict[str, list[str]] = {}
+    for experiment in known:
+        for arm, settings in found.design.settings.items():
+            differing = experiment.differences(settings)
+            foreign = "experiment_name" not in found.frame and any(words.startswith("model is") for words in differing)
+            if arm not in matched and not foreign:
+                reasons.setdefault(f"{'; '.join(differing) or 'not all of its arms were run'}.", []).append(arm)
+    return [f"No published figures beside {', '.join(arms)}: {reason}" for reason, arms in reasons.items()]
+
+
+def _explained(found: Findings, threshold: float | None) -> list[str]:
+    """How the threshold of convergence was chosen, who misses it, and how epochs are counted."""
+    reaching = next(metric for metric in found.main_metrics if metric.name == "epochs_to")
+    how = "as given" if threshold is not None else "the best value that three quarters of each arm's runs reach"
+    missed = int((~found.table["reached"]).sum())
+    censored = (
+        f"{missed} of {len(found.table)} runs never reach it. They are censored: they need more than the "
+        f"{found.horizon} epochs that all runs have, and count as {found.horizon}."
+    )
+    notes = [f"{reaching.title.capitalize()}: {how}. {censored if missed else 'All runs reach it.'}"]
+    if len(found.comparisons) > 1:
+        notes.append("Holm's correction is over the metrics of each comparison, not over the comparisons.")
+    return [*notes, "Epochs are counted from 0, as published. Epochs to a value are how many were trained until then."]

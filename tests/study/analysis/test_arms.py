@@ -1,0 +1,170 @@
+"""Arms are found from what varies and never pooled: a row for each, in every kind of sweep."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studies import course, make_run, sweep
+
+from sparse_lightning.study import format_table, load_runs, summarize
+from sparse_lightning.study.analysis.arms import arrange
+from sparse_lightning.study.analysis.findings import analyse
+from sparse_lightning.study.analysis.report import format_report, make_report
+from sparse_lightning.study.analysis.tensorboard import write_arms
+
+SET = {"sparsity._target_": "sparse_lightning.SET", "sparsity.density": 0.2, "sparsity.prune_fraction": 0.3}
+RIGL = {"sparsity._target_": "sparse_lightning.RigL", "sparsity.density": 0.2, "sparsity.update_every": 100}
+NONE = {"sparsity": None}
+
+SWEEPS: dict[str, tuple[list[Mapping[str, Any]], list[str]]] = {
+    "one factor": (
+        [{"model.prune_fraction": fraction} for fraction in (0.1, 0.3, 0.5)],
+        ["prune_fraction=0.1", "prune_fraction=0.3", "prune_fraction=0.5"],
+    ),
+    "two factors": (
+        [{"model.density": density, "model.hebbian_grow": grow} for density in (0.1, 0.2) for grow in (True, False)],
+        [f"density={density},hebbian_grow={grow}" for density in (0.1, 0.2) for grow in ("true", "false")],
+    ),
+    "methods by name": (
+        [{"model.method": method, "model.hebbian_grow": True} for method in ("set", "rigl")],
+        ["method=set", "method=rigl"],
+    ),
+    "methods with arguments of their own": ([SET, RIGL, NONE], ["sparsity=SET", "sparsity=RigL", "sparsity=none"]),
+    "methods and densities": (
+        [{**method, "sparsity.density": density} for method in (SET, RIGL) for density in (0.05, 0.1)],
+        [f"sparsity={method},sparsity.density={density}" for method in ("SET", "RigL") for density in (0.05, 0.1)],
+    ),
+    "nested settings": (
+        [{"sparsity.growth._target_": f"theirs.{name}", "sparsity.growth.power": 2} for name in ("Near", "Far")],
+        ["sparsity.growth=Near", "sparsity.growth=Far"],
+    ),
+    "lists": (
+        [{"model.hidden_sizes": sizes} for sizes in ([100, 100], [300])],
+        ["hidden_sizes=[100, 100]", "hidden_sizes=[300]"],
+    ),
+    "mappings": (
+        [{"model.density": density} for density in (0.1, {"linear1": 0.2})],
+        ["density=0.1", "density={linear1: 0.2}"],
+    ),
+    "a setting that only some runs have": (
+        [{}, {"model.activation_boost": 1.4}],
+        ["activation_boost=null", "activation_boost=1.4"],
+    ),
+    "data": (
+        [{"data.dataset": name, "data_sha256": name * 3} for name in ("MNIST", "KMNIST")],
+        ["dataset=MNIST", "dataset=KMNIST"],
+    ),
+    "no factor": ([{}], ["all runs"]),
+}
+
+
+@pytest.mark.parametrize("kind", SWEEPS)
+def test_every_arm_of_a_sweep_has_a_row_of_its_own_runs_everywhere(kind: str, tmp_path: Path) -> None:
+    levels, arms = SWEEPS[kind]
+    sweep(tmp_path, *levels)
+    frame = load_runs(tmp_path)
+    table = summarize(frame)
+    assert set(table.index) == set(arms)
+    assert (table["count", "sum"] == 2).all()
+    findings = analyse([tmp_path])
+    assert set(findings.arm_curves()) == set(arms)
+    assert set(findings.table["arm"]) == set(arms)
+    assert len(findings.comparisons) == (len(arms) // 2 if "factors" in kind or "and" in kind else len(arms) - 1)
+    said = format_report(findings)
+    assert "nan" not in said
+    assert all(f"\n{arm} " in said for arm in arms)
+    assert {path.parent.name for path in write_arms(tmp_path, findings)} == {*arms, "arms"}
+    best = frame.groupby(frame["run"].str.rpartition(",seed")[0])["val_acc_max"].mean()
+    assert sorted(table["val_acc_max", "mean"]) == pytest.approx(sorted(best))  # each from its own runs
+
+
+def test_two_folders_reported_together_keep_their_arms_apart(tmp_path: Path) -> None:
+    sweep(tmp_path / "one", SET, RIGL)
+    sweep(tmp_path / "two", {"model.hebbian_grow": True}, {"model.hebbian_grow": False})
+    table = summarize(load_runs(tmp_path / "one", tmp_path / "two"))
+    assert list(table["count", "sum"]) == [2, 2, 2, 2]
+    assert len(set(table.index)) == 4
+
+
+def test_one_seed_has_no_spread_and_no_nan_anywhere(tmp_path: Path) -> None:
+    sweep(tmp_path, {"model.density": 0.1}, {"model.density": 0.2}, seeds=[3])
+    said = make_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert re.search(r"\ndensity=0.2 +9\d\.\d\d +9", said)
+    assert "±" not in said.split("\n\n")[0]
+    assert "nan" not in said
+    assert "nan" not in re.sub('base64,[^"]*', "", page)
+    assert "nan" not in (tmp_path / "summary.csv").read_text()
+
+
+def test_unequal_seeds_count_for_the_arm_and_those_without_a_pair_are_named(tmp_path: Path) -> None:
+    sweep(tmp_path, {"model.density": 0.1}, {"model.density": 0.2})
+    make_run(tmp_path, course(0.9, 7), 7, {"model.density": 0.1})
+    findings = analyse([tmp_path])
+    assert list(summarize(findings.frame)["count", "sum"]) == [3, 2]
+    (compared,) = findings.comparisons
+    assert set(compared.main["pairs"]) == {2}
+    assert "has no pair: seed 7, not finished in density=0.2" in format_report(findings)
+
+
+def test_a_run_that_repeats_another_is_not_counted_and_named(small: Path, tmp_path: Path) -> None:
+    make_run(tmp_path / "again", course(0.5, 0), 0)
+    findings = analyse([small, tmp_path / "again"])
+    assert list(summarize(findings.frame)["count", "sum"]) == [2, 2]
+    assert "it repeats seed 0 of hebbian_grow=true." in " ".join(format_report(findings).split())
+
+
+def test_arms_are_compared_all_else_equal(tmp_path: Path) -> None:
+    grows = (True, False, None)
+    sweep(tmp_path, *({"model.density": d, "model.hebbian_grow": g} for d in (0.1, 0.2) for g in grows))
+    frame = load_runs(tmp_path)
+    design, runs, notes = arrange(frame)
+    assert (design.against, design.inferred, len(runs), notes) == ({"hebbian_grow": "false"}, True, 12, [])
+    assert design.pairs["density=0.1,hebbian_grow=true"] == "density=0.1,hebbian_grow=false"
+    assert len(design.pairs) == 4
+    by_density, _, _ = arrange(frame, "model.density=0.2")
+    assert by_density.pairs["density=0.1,hebbian_grow=null"] == "density=0.2,hebbian_grow=null"
+    one, _, _ = arrange(frame, "density=0.2,hebbian_grow=false")
+    assert set(one.pairs.values()) == {"density=0.2,hebbian_grow=false"}
+    with pytest.raises(ValueError, match=r"Expected density to be one of 0\.1, 0\.2, got '0\.3'"):
+        arrange(frame, "density=0.3")
+    with pytest.raises(ValueError, match=r"Expected a factor of the study \(.*\), got 'dropout'"):
+        arrange(frame, "dropout=0")
+
+
+def test_the_arguments_of_a_class_are_no_factors_but_are_named(tmp_path: Path) -> None:
+    sweep(tmp_path, SET, RIGL)
+    design, _, _ = arrange(load_runs(tmp_path))
+    assert design.factors == ("sparsity",)
+    assert "update_every differs too: 100 in sparsity=RigL; null in sparsity=SET." in list(design.notes())
+    assert design.against == {"sparsity": "SET"}
+
+
+def test_factors_that_move_together_are_compared_and_named_as_such(tmp_path: Path) -> None:
+    sweep(tmp_path, {"model.density": 0.1, "model.dropout": 0.0}, {"model.density": 0.2, "model.dropout": 0.5})
+    design, _, _ = arrange(load_runs(tmp_path))
+    assert design.pairs == {"dropout=0.5,density=0.2": "dropout=0,density=0.1"}
+    assert "although other settings differ too" in " ".join(design.notes())
+
+
+def test_classes_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    sweep(tmp_path, *({"sparsity._target_": f"{home}.SET"} for home in ("theirs", "ours")))
+    assert set(arrange(load_runs(tmp_path))[0].arms) == {"sparsity=theirs.SET", "sparsity=ours.SET"}
+
+
+def test_where_and_how_a_run_was_made_is_no_factor(tmp_path: Path) -> None:
+    sweep(tmp_path, {"threads": 1}, {"threads": 2}, seeds=[0])
+    make_run(tmp_path, course(0.9, 1), 1, {"trainer.log_every_n_steps": 7, "logger.csv.folder": "there"})
+    design, runs, notes = arrange(load_runs(tmp_path))
+    assert design.factors == ()
+    assert (len(runs), len(notes)) == (2, 1)
+
+
+def test_a_table_is_made_of_runs_of_a_model_that_is_not_ours(tmp_path: Path) -> None:
+    for width in (1, 2):
+        make_run(tmp_path, course(0.9, width), 0, {"model._target_": "their.Model", "model.width": width}, base={})
+    said = format_table(load_runs(tmp_path))
+    assert "width=1" in said
+    assert "published figures" not in format_report(analyse([tmp_path])).lower()

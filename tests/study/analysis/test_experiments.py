@@ -1,0 +1,189 @@
+"""Published figures stand beside an arm only if every setting that matters is the published one."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from scipy import stats
+from studies import PUBLISHED, course, make_run, sweep
+
+from sparse_lightning.study import load_runs, original_columns
+from sparse_lightning.study.analysis import experiments
+from sparse_lightning.study.analysis.experiments import HEADLINE, load
+from sparse_lightning.study.analysis.findings import analyse
+from sparse_lightning.study.analysis.report import format_report
+from sparse_lightning.study.analysis.tables import cells_table, main_table
+
+NAMES = sorted(path.stem for path in Path(experiments.__file__).parent.glob("*.json"))
+
+
+def test_the_published_rows_stand_below_their_arms(study: Path) -> None:
+    rows = {row[0]: list(row[1:]) for row in main_table(load_runs(study)).rows[2:]}
+    assert list(rows) == ["hebbian_grow=true", "  published"]
+    assert rows["  published"] == [
+        "97.90 ± 0.10", "97.60 ± 0.20", "18.0", "97.80", "98.00", "97.40", "98.00", "8",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "reason"),
+    [
+        ("trainer.max_epochs", 31, "max_epochs is 31, published 30"),
+        ("model.density", 0.1, "density is 0.1, published 0.2"),
+        ("model.hidden_sizes", [300, 100], "hidden_sizes is [300, 100], published [100, 100, 100]"),
+        ("model.method", "set", "method is set, published null"),
+        ("sparsity._target_", "sparse_lightning.SET", "sparsity is SET, published null"),
+        ("model.activation", "kwinners", "activation is kwinners, published relu"),
+        ("model.hebbian_grow", None, "hebbian_grow is null, published"),
+    ],
+)
+def test_the_setting_that_differs_from_the_published_one_is_named(
+    setting: str, value: object, reason: str, tmp_path: Path
+) -> None:
+    for seed in range(2):
+        make_run(tmp_path, course(0.97, seed, 30), seed, {"model.hebbian_grow": True, setting: value})
+    findings = analyse([tmp_path])
+    assert not findings.cells
+    assert not findings.conclusions
+    said = " ".join(format_report(findings).split())
+    assert f"No published figures beside all runs: {reason}" in said
+
+
+def test_the_settings_of_the_repository_are_the_published_ones() -> None:
+    settings = {}
+    for group, file in (("model", "sparse_mlp"), ("data", "mnist"), ("trainer", "default")):
+        found = OmegaConf.load(Path(__file__).parents[3] / "conf" / group / f"{file}.yaml")
+        settings |= {f"{group}.{key}": value for key, value in OmegaConf.to_container(found, resolve=False).items()}
+    for name, value in PUBLISHED.items():
+        assert settings.get(name, value) == value, name
+    assert len(settings.keys() & PUBLISHED.keys()) > 15
+
+
+def test_an_experiment_that_is_named_is_the_one_compared_with(tmp_path: Path) -> None:
+    experiment = load("weighted_magnitude")
+    base = {**experiment.settings, "experiment_name": experiment.name}
+    for cell in (experiment.cells[0], experiment.cells[3]):
+        for seed in range(3):
+            make_run(tmp_path, course(0.97, seed, 30), seed, cell.settings, base=base)
+    findings = analyse([tmp_path])
+    assert [cell.value for cell, _ in findings.cells] == [0.977, 0.98]
+    assert not findings.conclusions
+    rows = cells_table(findings).rows
+    assert rows[1][0] == "density=0.2,pruning=weighted_hebbian,prune_fraction=0.3"
+    values = findings.table.loc[findings.table["arm"] == "prune_fraction=0.3", "val_acc_max"]
+    half = stats.t.ppf(0.975, 2) * values.std() / math.sqrt(3)
+    assert rows[1][2:5] == ["98.000", f"{100 * values.mean():.3f}", "inside" if half > 0.009 else "outside"]
+    assert rows[1][5] == f"{100 * (values.mean() - half):.3f} to {100 * (values.mean() + half):.3f}"
+
+
+def test_a_figure_that_was_published_of_several_arms_together_needs_all_of_them(tmp_path: Path) -> None:
+    experiment = load("hebbian_pruning")
+    base = {**experiment.settings, "experiment_name": experiment.name, "model.activation": "relu"}
+    levels = [{**experiment.cells[1].settings, "sparsity.growth": growth} for growth in ("random", "hebbian")]
+    sweep(tmp_path / "random", levels[0], epochs=30)
+    for seed in range(2):
+        make_run(tmp_path / "alone", course(0.97, seed, 30), seed, levels[0], base=base)
+        make_run(tmp_path / "both", course(0.97, seed, 30), seed, levels[0], base=base)
+        make_run(tmp_path / "both", course(0.98, seed, 30), seed, levels[1], base=base)
+    assert not analyse([tmp_path / "alone"]).cells
+    findings = analyse([tmp_path / "both"])
+    ((cell, arms),) = findings.cells
+    assert (cell.value, len(arms)) == (0.974, 2)
+    (row,) = cells_table(findings).rows
+    assert row[6] == "4"
+    assert "growth=random and hebbian" in row[0]
+    assert all(not name.startswith("  published") for name, *_ in main_table(findings.frame).rows)
+
+
+def test_one_run_beside_a_published_figure_is_neither_inside_nor_outside(tmp_path: Path) -> None:
+    make_run(tmp_path, course(0.97, 0, 30), 0)
+    assert {row[4] for row in cells_table(analyse([tmp_path])).rows} == {"not known"}
+
+
+def test_an_unknown_experiment_is_compared_with_nothing(tmp_path: Path) -> None:
+    make_run(tmp_path, course(0.97, 0, 30), 0, base={**PUBLISHED, "experiment_name": "mine"})
+    assert "ublished figures" not in format_report(analyse([tmp_path]))
+    with pytest.raises(ValueError, match=r"Expected experiment_name to be one of density, .*, got 'mine'"):
+        load("mine")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_published_table_is_data_of_which_each_cell_can_be_matched(name: str) -> None:
+    experiment = load(name)
+    assert experiment.name == name
+    for cell in experiment.cells:
+        assert 0 < cell.value <= 1 or cell.metric.endswith("epoch")
+        assert cell.metric in {"val_acc_max", "val_acc_last", "val_acc_max_epoch"}
+        named = {**experiment.settings, **cell.settings}
+        arms = {}
+        for number, levels in enumerate(_combinations(cell.over)):
+            arms[str(number)] = {key: experiments.label(value) for key, value in {**named, **levels}.items()}
+        assert cell in [found for found, own in experiment.cells_of(arms) if set(own) == set(arms)]
+
+
+def _combinations(over: object) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = [{}]
+    for key, values in dict(over).items():  # type: ignore[call-overload]
+        rows = [{**row, key: value} for row in rows for value in values]
+    return rows
+
+
+def test_the_tables_hold_the_published_figures() -> None:
+    def values(name: str, **settings: object) -> list[float]:
+        wanted = {key.replace("__", "."): value for key, value in settings.items()}
+        cells = load(name).cells
+        return [cell.value for cell in cells if wanted.items() <= cell.settings.items() and cell.statistic == "mean"]
+
+    assert values("density", sparsity__density=0.01) == [0.634, 0.661, 0.295]
+    assert values("hebbian_and_magnitude_pruning", sparsity__prune_fraction=0.0) == [
+        0.976, 0.974, 0.971, 0.969, 0.966, 0.964,
+    ]  # fmt: skip
+    assert values("lenet_300_100", sparsity__density=0.05) == [0.9853, 0.9814, 0.9668]
+    assert values("hebbian_pruning", model__activation="kwinners") == [0.975, 0.973, 0.97, 0.969, 0.969, 0.968]
+    assert values(HEADLINE) == [24, 0.981, 0.979, 18, 0.979, 0.976]
+
+
+def test_how_noisy_the_two_measures_of_speed_are_is_measured_and_not_asserted(study: Path) -> None:
+    findings = analyse([study])
+    (compared,) = findings.comparisons
+    runs = findings.table.pivot(index="pair", columns="arm", values="val_acc_max_epoch")
+    paired = runs["hebbian_grow=true"] - runs["hebbian_grow=false"]
+    assert compared.main.loc["val_acc_max_epoch", "difference_sd"] == pytest.approx(paired.std())
+    other = compared.main.loc["epochs_to", "difference_sd"]
+    expected = f"paired differences is {paired.std():.1f} and {other:.1f} epochs."
+    assert findings.conclusions[1].remark.endswith(expected)
+
+
+def test_too_few_pairs_are_inconclusive_and_said(tmp_path: Path) -> None:
+    sweep(tmp_path, {"model.hebbian_grow": True}, {"model.hebbian_grow": False}, epochs=30)
+    conclusions = analyse([tmp_path]).conclusions
+    assert {verdict.status for conclusion in conclusions for verdict in conclusion.verdicts} == {"inconclusive"}
+    assert "a test of 2 pairs cannot reach 5%; it takes 6 pairs." in conclusions[0].verdicts[0].figures
+
+
+def test_the_published_analysis_runs_unchanged_on_the_original_columns(study: Path) -> None:
+    df = original_columns(load_runs(study))
+    assert list(df.columns) == load(HEADLINE).more["columns"]
+    df = df[df["epochs"] >= 30]
+    assert df.groupby("model")["model"].count().to_dict() == {"DSNNMixedHeb": 16}
+    table = df.groupby(["hebbian_grow"]).agg(
+        {
+            "val_acc_max_epoch": ["mean"],
+            "val_acc_max": ["min", "max", "mean", "std"],
+            "val_acc_last": ["min", "max", "mean", "std"],
+            "model": ["count"],
+        }
+    )
+    assert table.round(2).loc[True, ("val_acc_max", "max")] == 0.97
+    assert (df["hebbian_prune_perc"].replace(np.nan, 0.0) == 0.0).all()
+    assert (df["weight_prune_perc"].replace(np.nan, 0.0) == 0.3).all()
+
+
+def test_the_original_columns_hold_what_runs_have(tmp_path: Path) -> None:
+    make_run(tmp_path, [0.9], 0, {"model.activation": "kwinners", "sparsity.pruning.hebbian_fraction": 0.4})
+    config = OmegaConf.load(next(tmp_path.glob("*/config.yaml")))
+    assert json.dumps(config.sparsity.pruning.hebbian_fraction) == "0.4"
+    assert original_columns(load_runs(tmp_path))["use_kwinners"].all()
