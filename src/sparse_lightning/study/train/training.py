@@ -99,7 +99,6 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
         for name, config in (cfg.logger or {}).items()
     ]
     board = next((logger for logger in loggers if isinstance(logger, Board)), None)
-<<<<<<< HEAD
     if board and path and trained - 1 in rows:  # no metric of this epoch is missing, wherever the run was stopped
         board.log_metrics({name: float(value) for name, value in rows[trained - 1].items() if value})
     callbacks: list[Callback] = [connections, recorder]
@@ -115,28 +114,7 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
         "plugins": [WholeCheckpoints()],
     }
     trainer: Trainer = build(cfg.trainer, "trainer", **own)
-    shorten(trainer)
-=======
-    if path:
-        rows = {row["epoch"]: row for row in read_metrics(folder)}
-        if (
-            not all(rows.get(str(epoch), {}).get("val_acc") for epoch in range(checkpoint["epoch"] + 1))
-            and not cfg.ckpt_path
-        ):
-            raise ValueError(
-                f"Expected {folder / METRICS} to have a row for each epoch that was trained, got a damaged file; "
-                "force=true trains the run anew"
-            )
-        if board and str(checkpoint["epoch"]) in rows:
-            board.go_on(rows[str(checkpoint["epoch"])])
-    bar = alone and sys.stderr.isatty()
-    callbacks: list[Callback] = [Connections(folder), *recorders(folder, OmegaConf.to_yaml(cfg))]
-    if alone:
-        callbacks.append(TQDMProgressBar(refresh_rate=20) if bar else EpochLines())
-    own = {"logger": loggers, "callbacks": callbacks, "enable_progress_bar": bar, "plugins": [WholeCheckpoints()]}
-    trainer: Trainer = instantiate(cfg.trainer, **own)
     train_in_lists(trainer, model, data)
->>>>>>> core
     try:
         trainer.fit(model, datamodule=data, ckpt_path=path or cfg.ckpt_path, weights_only=True)
     except SystemExit:
@@ -157,28 +135,8 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
     return result
 
 
-<<<<<<< HEAD
-def shorten(trainer: Trainer) -> None:
-    """Install the short loop in a trainer, where Lightning's own loop is known."""
-    if version("lightning").startswith("2.6."):  # it depends on what another version may change
-        from sparse_lightning.study.train.loop import ShortLoop
-
-        ShortLoop.install(trainer)
-
-
 def _plain(cfg: DictConfig) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], OmegaConf.to_container(cfg, resolve=True))
-=======
-class EpochLines(Callback):
-    """Says a line an epoch, where there is no terminal for a bar."""
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say the line; training metrics are not there yet."""
-        names = [name for name in ("val_loss", "val_acc", "epoch_time") if name in trainer.callback_metrics]
-        said = "  ".join(f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in names)
-        if trainer.is_global_zero:
-            print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}:  {said}", flush=True)
->>>>>>> core
 
 
 def _shown(cfg: DictConfig) -> dict[str, Any]:
