@@ -240,8 +240,8 @@ class PruneRegrow(Callback):
         self._training.before_batch(batch_idx, lambda: self.should_rewire(trainer, pl_module))
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Let the statistics take in the batch."""
-        self._training.statistics.count()
+        """Let the statistics take in the batch, and check what was changed after the optimizer's step."""
+        self._training.after_batch()
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *index: int) -> None:
         """Check the weights before they are validated: here, past all that others do when a validation starts."""
