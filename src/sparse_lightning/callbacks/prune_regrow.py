@@ -224,6 +224,8 @@ class PruneRegrow(Callback):
         """Make the model sparse, once every layer is built and every checkpoint loaded."""
         chosen = [each._training.topology.choose(pl_module, trainer.optimizers).counts for each in all_of(trainer)]
         compatibility.refuse_shared_weights(chosen)
+        if self._moves():
+            self._training.refuse_endless(trainer)
         self._training.begin(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
