@@ -182,7 +182,7 @@ class SparseTraining:
 
     def current_seed(self) -> int:
         """Return the seed that was given, else that of ``seed_everything``, else 0."""
-        return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0))
+        return int(os.environ.get("PL_GLOBAL_SEED", 0) if self.seed is None else self.seed)
 
     # Hooks on optimizers.
 
