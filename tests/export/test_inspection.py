@@ -1,9 +1,13 @@
+import pickle
+from fractions import Fraction
+
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from sparse_lightning import PruneRegrow, sparsity_report, topology_of
-from sparse_lightning.export.inspection import table
+from sparse_lightning.callbacks.summary import table
 
 
 @pytest.fixture
@@ -69,16 +73,44 @@ def test_masks_that_are_not_the_models_are_refused_before_training(model, net, m
         start()
 
 
-def test_the_report_counts_what_is_not_zero(trained):
+def test_a_checkpoint_of_weights_alone_keeps_the_masks_of_a_training(trainer, model, net, data, tmp_path):
+    callback = PruneRegrow(density=0.25)
+    keep = ModelCheckpoint(tmp_path, "weights", save_weights_only=True)
+    module = model(net)
+    run = trainer(max_epochs=2, callbacks=[callback, keep], enable_checkpointing=True)
+    run.fit(module, data)
+    found = topology_of(tmp_path / "weights.ckpt")
+    assert all(found[name].equal(mask) for name, mask in callback.masks.items())
+    # Weights that happen to be zero are connections all the same.
+    saved = torch.load(tmp_path / "weights.ckpt", weights_only=True)["state_dict"]
+    saved[next(iter(callback.masks))].zero_()
+    assert all(topology_of(saved)[name].equal(mask) for name, mask in callback.masks.items())
+    net.load_state_dict({name.removeprefix("network."): weight for name, weight in saved.items()})
+
+
+def test_the_model_is_plain_again_after_training(trained):
+    _, module, _ = trained
+    assert not any("sparse_lightning" in repr(metadata) for metadata in module.state_dict()._metadata.values())
+    assert b"sparse_lightning" not in pickle.dumps(module.network)
+
+
+def test_the_report_and_the_summary_agree_and_count_grown_zeros(trained):
     callback, module, path = trained
-    expected = sparsity_report(module)
-    assert expected == sparsity_report(path) == sparsity_report(module.state_dict())
-    lines = {line.split()[0]: line.split()[1:] for line in expected.splitlines()}
-    name = next(iter(callback.masks))
-    nonzero = int(module.get_parameter(name).count_nonzero())
-    assert lines[name] == ["8x6", str(nonzero), "48", f"{nonzero / 48:.4f}"]
-    assert "network.0.bias" not in lines
-    assert lines["all"][1] == "136"
+    with torch.no_grad():  # an active connection that is zero
+        name = next(iter(callback.masks))
+        weight, mask = module.get_parameter(name), callback.masks[name]
+        weight.view(-1)[mask.flatten().nonzero()[0]] = 0
+    report = [line.split() for line in sparsity_report(module, callback.masks).splitlines()]
+    summary = [line.split() for line in callback.summary().splitlines()]
+    assert report[0] == ["parameter", "shape", "active", "of", "density", "dead"]
+    sparse = {row[0]: row[1:6] for row in summary if row and row[0] in callback.masks}
+    assert sparse == {row[0]: row[1:] for row in report if row[0] in callback.masks}
+    assert int(sparse[name][-1]) >= 1
+    assert next(row for row in report if row[0] == "all")[1:] == summary[4][1:5]
+    in_file = {line.split()[0]: line.split()[2] for line in sparsity_report(path).splitlines()}
+    assert in_file[name] == sparse[name][1]
+    nonzero = {line.split()[0]: line.split()[2] for line in sparsity_report(module).splitlines()}
+    assert int(nonzero[name]) == int(sparse[name][1]) - int(sparse[name][-1])
 
 
 @pytest.mark.parametrize("content", [{}, {"state_dict": {}}, {"epoch": 3}])
@@ -87,6 +119,50 @@ def test_a_checkpoint_without_weights_is_refused(content):
         topology_of(content)
     with pytest.raises(ValueError, match="Expected a checkpoint to hold weights by name, got none"):
         sparsity_report(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        [1, 2],
+        {"state_dict": None},
+        {"state_dict": [torch.ones(2)]},
+        {3: "three"},
+        {"w": torch.ones(2, device="meta")},
+    ],
+)
+def test_odd_contents_are_refused_in_one_sentence(content, tmp_path):
+    torch.save(content, tmp_path / "odd.pt")
+    for read in (topology_of, sparsity_report):
+        with pytest.raises(ValueError, match="Expected ") as refused:
+            read(tmp_path / "odd.pt")
+        assert "weights_only" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 cut off", pickle.dumps(Fraction(1, 2))])
+def test_damaged_files_and_refused_pickles_are_one_sentence(content, tmp_path):
+    (tmp_path / "odd.pt").write_bytes(content)
+    for path in (tmp_path / "odd.pt", tmp_path):
+        with pytest.raises(ValueError, match="Expected ") as refused:
+            topology_of(path)
+        assert "weights_only" not in str(refused.value)
+    with pytest.raises(FileNotFoundError):
+        topology_of(tmp_path / "absent.pt")
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+def test_sparse_layouts_eight_bit_floats_and_integer_names_are_read():
+    weights = {
+        "csr": torch.tensor([[0.0, 2.0], [0.0, 0.0]]).to_sparse_csr(),
+        "float8": torch.tensor([[0.0, 2.0]]).to(torch.float8_e4m3fn),
+        3: torch.tensor([[0.0, 1.0]]),
+    }
+    assert {name: mask.tolist() for name, mask in topology_of(weights).items()} == {
+        "csr": [[False, True], [False, False]],
+        "float8": [[False, True]],
+        "3": [[False, True]],
+    }
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):

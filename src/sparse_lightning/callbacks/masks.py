@@ -1,6 +1,7 @@
 """The masks of a model and their enforcement: inactive weights are zero, whatever an optimizer does."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from sparse_lightning.functional.masks import zero_inactive_
+
+METADATA = "sparse_lightning.masks"  # the key of the masks in the metadata of a state_dict
 
 
 class Masks(Mapping[str, Tensor]):
@@ -23,6 +26,7 @@ class Masks(Mapping[str, Tensor]):
         self._masks: dict[str, Tensor] = {}
         self._module: nn.Module | None = None
         self._owners: dict[str, tuple[nn.Module, str]] = {}
+        self._handle: RemovableHandle | None = None
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the mask of a weight."""
@@ -93,9 +97,29 @@ class Masks(Mapping[str, Tensor]):
         """Return how many active connections of a weight are exactly zero."""
         return int((self._masks[name] & (self.weight(name).detach() == 0)).count_nonzero())
 
+    def attach(self) -> None:
+        """Have every ``state_dict`` of the model carry the masks in its metadata, which plain PyTorch ignores."""
+        self.detach()
+        if self._module is not None:
+            module: Any = self._module
+            self._handle = module.register_state_dict_post_hook(partial(self._write_metadata))
+
+    def detach(self) -> None:
+        """Leave the model as plain as it was."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = None
+
+    def _write_metadata(
+        self, module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]
+    ) -> None:
+        if module is self._module:
+            self.enforce()  # the tensors of a state_dict share the memory of the weights
+            metadata[METADATA] = dict(self._masks)
+
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry the masks, not the model."""
-        return {"_masks": self._masks, "_module": None, "_owners": {}}
+        return {"_masks": self._masks, "_module": None, "_owners": {}, "_handle": None}
 
 
 class StepHook:

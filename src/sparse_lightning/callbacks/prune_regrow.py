@@ -169,11 +169,13 @@ class PruneRegrow(Callback):
     @property
     def masks(self) -> Mapping[str, Tensor]:
         """The active connections of each layer, boolean, shaped like the weight, by parameter name; read-only."""
+        self._training.receive()
         return self._training.topology.masks.read_only
 
     @property
     def rewirings(self) -> int:
         """The number of rewirings so far."""
+        self._training.receive()
         return self._training.rewirings.number
 
     def dead_connections(self, module: nn.Module) -> dict[str, int]:
@@ -264,6 +266,12 @@ class PruneRegrow(Callback):
     def on_save_checkpoint(self, *args: Any) -> None:
         """Check the weights that are about to be saved."""
         self._training.check()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that another method or another selection has written."""
+        if self.state_key not in checkpoint["callbacks"] and len(all_of(trainer)) == 1:
+            for saved in compatibility.saved_settings(checkpoint["callbacks"]):
+                compatibility.refuse_changed_settings(self._settings(), saved)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the weights, and detach."""

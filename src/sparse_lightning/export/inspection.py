@@ -1,20 +1,27 @@
-"""Looking at weights from outside: the topology in a checkpoint, and how sparse a model is."""
+"""A trained model or checkpoint from outside: its topology, and how sparse it is."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from os import PathLike
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, nn
+
+from sparse_lightning.callbacks.masks import METADATA
+from sparse_lightning.callbacks.summary import shape_of, shares, table
 
 Checkpoint = str | PathLike[str] | Mapping[str, Any]
 
 
 def topology_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The masks of a checkpoint, which :meth:`PruneRegrow.start_from <sparse_lightning.PruneRegrow.start_from>` takes.
+    """Return the masks of a checkpoint, for :meth:`PruneRegrow.start_from <sparse_lightning.PruneRegrow.start_from>`.
 
-    Where :class:`~sparse_lightning.PruneRegrow` has trained, its masks are in the checkpoint. In other weights the
-    active connections of each matrix or kernel are those that are not zero; a weight without zeros is left out.
+    Where :class:`~sparse_lightning.PruneRegrow` has trained, its masks are in the checkpoint, also in one that was
+    saved with ``save_weights_only``. In other weights the active connections of each matrix or kernel are those that
+    are not zero; a weight without zeros is left out.
 
     Args:
         checkpoint: A file that Lightning or ``torch.save`` has written, or what is in one, or a ``state_dict``.
@@ -23,67 +30,98 @@ def topology_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
         Boolean masks shaped like the weights, by parameter name.
 
     Raises:
-        ValueError: There are no weights in it.
+        ValueError: There are no weights in it, or it cannot be read.
+        FileNotFoundError: There is no such file.
 
     >>> topology_of({"fc.weight": torch.tensor([[0.5, 0.0]]), "fc.bias": torch.zeros(1)})
     {'fc.weight': tensor([[ True, False]])}
     """
     content = _content(checkpoint)
-    states = [
-        state for state in content.get("callbacks", {}).values() if isinstance(state, Mapping) and "masks" in state
-    ]
-    if states:
-        return {name: mask for state in states for name, mask in state["masks"].items()}
-    weights = {name: value for name, value in _weights(content).items() if value.dim() > 1}
+    if masks := _masks(content):
+        return masks
+    weights = {name: weight for name, weight in _weights(content).items() if weight.dim() > 1}
     return {name: weight != 0 for name, weight in weights.items() if (weight == 0).any()}
 
 
-def sparsity_report(model: nn.Module | Checkpoint) -> str:
-    """A table of a model's weights: shape, how many are not zero, density.
+def sparsity_report(model: nn.Module | Checkpoint, masks: Mapping[str, Tensor] | None = None) -> str:
+    """Return a table of a model's weights: shape, active connections, how many of them are zero, density.
 
     Args:
         model: A module, or a checkpoint as in :func:`topology_of`.
+        masks: The masks of sparse weights, by parameter name, such as ``PruneRegrow.masks``. None takes those of a
+            checkpoint. In weights without a mask, those that are not zero count as active.
 
     Returns:
         A line for each parameter of two or more dimensions, and one for all of them.
 
     >>> print(sparsity_report({"fc.weight": torch.tensor([[0.5, 0.0], [0.0, 0.0]])}))
-    parameter  shape  nonzero  of  density
-    fc.weight  2x2    1        4   0.2500
-    all               1        4   0.2500
+    parameter  shape  active  of  density  dead
+    fc.weight  2x2    1       4   0.2500   0
+    all               1       4   0.2500   0
     """
-    found = dict(model.named_parameters()) if isinstance(model, nn.Module) else _weights(_content(model))
-    weights = {name: weight for name, weight in found.items() if weight.dim() > 1}
-    rows = [(name, "x".join(map(str, w.shape)), int(w.count_nonzero()), w.numel()) for name, w in weights.items()]
-    rows.append(("all", "", sum(row[2] for row in rows), sum(row[3] for row in rows)))
-    said = [(name, shape, f"{some:,}", f"{all_:,}", f"{some / max(all_, 1):.4f}") for name, shape, some, all_ in rows]
-    return table([("parameter", "shape", "nonzero", "of", "density"), *said])
+    if isinstance(model, nn.Module):
+        found: Mapping[str, Tensor] = dict(model.named_parameters())
+        known = masks or {}
+    else:
+        content = _content(model)
+        found, known = _weights(content), masks if masks is not None else _masks(content)
+    rows = [("parameter", "shape", "active", "of", "density", "dead")]
+    totals = [0, 0, 0]
+    for name, weight in found.items():
+        if weight.dim() > 1:
+            nonzero = int(torch.count_nonzero(weight.detach()))
+            active = int(known[name].count_nonzero()) if name in known else nonzero
+            totals = [total + n for total, n in zip(totals, (active, weight.numel(), active - nonzero), strict=True)]
+            rows.append((name, shape_of(weight), *shares(active, weight.numel()), f"{active - nonzero:,}"))
+    rows.append(("all", "", *shares(*totals[:2]), f"{totals[2]:,}"))
+    return table(rows)
 
 
-def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows of words in columns, the first row their heads; a column without words is left out.
-
-    >>> print(table([("one", "none", "two"), ("1", "", "22")]))
-    one  two
-    1    22
-    """
-    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    widths = [max(map(len, column)) for column in columns]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in zip(*columns, strict=True))
+def _masks(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The masks in a checkpoint or in the metadata of its weights; empty if there are none."""
+    callbacks = content.get("callbacks")
+    states = callbacks.values() if isinstance(callbacks, Mapping) else ()
+    found = [
+        state["masks"] for state in states if isinstance(state, Mapping) and isinstance(state.get("masks"), Mapping)
+    ]
+    metadata = getattr(content.get("state_dict", content), "_metadata", {}).get("", {}).get(METADATA)
+    if not found and isinstance(metadata, Mapping):
+        found = [metadata]
+    return {name: mask for masks in found for name, mask in masks.items()}
 
 
 def _content(checkpoint: Checkpoint) -> Mapping[str, Any]:
     if isinstance(checkpoint, Mapping):
         return checkpoint
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if not isinstance(checkpoint, str | PathLike):
+        raise ValueError(f"Expected a file or a mapping of weights by name, got {type(checkpoint).__name__}")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of old pickles
+            content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise ValueError(
+            f"Expected {checkpoint} to hold tensors by name, got other objects or a damaged file"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, BadZipFile, IsADirectoryError) as error:
+        raise ValueError(f"Expected {checkpoint} to be a checkpoint, got a file that cannot be read") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"Expected a checkpoint to hold weights by name, got {type(content).__name__}")
     return content
 
 
 def _weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a state_dict, or of the one in a checkpoint."""
-    weights = {name: value for name, value in content.get("state_dict", content).items() if isinstance(value, Tensor)}
+    """The dense tensors with values of a state_dict, or of the one in a checkpoint."""
+    state = content.get("state_dict", content)
+    items = state.items() if isinstance(state, Mapping) else ()
+    weights = {
+        str(name): _comparable(value) for name, value in items if isinstance(value, Tensor) and not value.is_meta
+    }
     if not weights:
         raise ValueError("Expected a checkpoint to hold weights by name, got none")
     return weights
+
+
+def _comparable(weight: Tensor) -> Tensor:
+    """A weight in a layout and a type that can be compared with zero: sparse layouts and 8-bit floats can not."""
+    dense = weight.to_dense() if weight.layout != torch.strided else weight
+    return dense.float() if dense.is_floating_point() and dense.element_size() == 1 else dense
