@@ -180,7 +180,7 @@ def test_every_layer_keeps_its_exact_count_through_every_rewiring(fit, model, ne
     for before, after in zip(epochs.masks, epochs.masks[1:], strict=False):
         for name in NAMES:
             grown, pruned = after[name] & ~before[name], before[name] & ~after[name]
-            assert int(grown.sum()) == int(pruned.sum()) < int(before[name].sum())
+            assert int(grown.sum()) == int(pruned.sum()) <= int(before[name].sum())
             assert grown.any() or density == 0.1
 
 
@@ -259,7 +259,7 @@ def test_should_rewire_is_a_method_of_its_own(fit, model, net):
 def test_prune_mask_is_a_method_of_its_own(fit, model, net):
     class Magnitude(PruneRegrow):
         def prune_mask(self, layer):
-            largest = layer.weight[layer.mask].abs().sort().values[int(layer.prune_fraction * layer.mask.sum()) - 1]
+            largest = layer.weight[layer.mask].abs().sort().values[int(layer.prune_fraction * layer.count) - 1]
             return layer.mask & (layer.weight.abs() <= largest)
 
     callback = Magnitude(density=0.5)
@@ -494,6 +494,8 @@ class Unused(LightningModule):
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         self.side(batch[0])
         return self.network(batch[0]).logsumexp(-1).mean()
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None: ...
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
