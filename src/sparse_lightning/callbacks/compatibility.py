@@ -50,11 +50,17 @@ def refuse_changed_settings(now: Mapping[str, Any], saved: Mapping[str, Any]) ->
     """
     differing = [name for name in now if name in saved and now[name] != saved[name]]
     if differing:
-        listed = ", ".join(f"{name}={saved[name]}, now {now[name]}" for name in differing)
+        listed = ", ".join(f"{name}={now[name]} (there {saved[name]})" for name in differing)
         raise ValueError(
-            f"Expected the settings of the checkpoint, got others: {listed}. To start a new training from its weights, "
+            f"Expected the settings of the checkpoint, got {listed}. To start a new training from its weights, "
             "load them into the model and call fit without ckpt_path"
         )
+
+
+def saved_settings(states: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the settings in the states of PruneRegrow callbacks, of all callbacks' states in a checkpoint."""
+    found = (state for state in states.values() if isinstance(state, Mapping) and "masks" in state)
+    return [state["settings"] for state in found if isinstance(state.get("settings"), Mapping)]
 
 
 def refuse_other_layers(now: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:

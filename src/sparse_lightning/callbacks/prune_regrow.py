@@ -226,6 +226,8 @@ class PruneRegrow(Callback):
         """Make the model sparse, once every layer is built and every checkpoint loaded."""
         chosen = [each._training.topology.choose(pl_module, trainer.optimizers).counts for each in all_of(trainer)]
         compatibility.refuse_shared_weights(chosen)
+        if self._moves():
+            self._training.refuse_endless(trainer)
         self._training.begin(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -264,6 +266,12 @@ class PruneRegrow(Callback):
     def on_save_checkpoint(self, *args: Any) -> None:
         """Check the weights that are about to be saved."""
         self._training.check()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that another method or another selection has written."""
+        if self.state_key not in checkpoint["callbacks"] and len(all_of(trainer)) == 1:
+            for saved in compatibility.saved_settings(checkpoint["callbacks"]):
+                compatibility.refuse_changed_settings(self._settings(), saved)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the weights, and detach."""

@@ -194,6 +194,18 @@ class SparseTraining:
         """Return whether the clock says that a rewiring is due."""
         return self.timing.is_due(self.now(trainer), self.clock.end(trainer, self.timing.by_steps))
 
+    def refuse_endless(self, trainer: Trainer) -> None:
+        """Refuse a schedule or a share of a training that has no end.
+
+        Raises:
+            ValueError: It has none.
+        """
+        if self.timing.needs_end() and not self.clock.has_end(trainer):
+            raise ValueError(
+                "Expected a Trainer with an end, as a schedule or a share for stop asks for, got one without: set "
+                "max_epochs, max_steps or max_time, or stop to a number"
+            )
+
     def warn_if_never_due(self, trainer: Trainer, method: str) -> None:
         """Warn where a training ends before the first rewiring."""
         now, end = self.now(trainer), self.clock.end(trainer, self.timing.by_steps)
@@ -202,7 +214,7 @@ class SparseTraining:
 
     def current_seed(self) -> int:
         """Return the seed that was given, else that of ``seed_everything``, else 0."""
-        return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0))
+        return int(os.environ.get("PL_GLOBAL_SEED", 0) if self.seed is None else self.seed)
 
     # Hooks on optimizers.
 
