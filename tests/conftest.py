@@ -8,7 +8,7 @@ from typing import Any
 import hypothesis
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
@@ -106,6 +106,20 @@ def trainer() -> Callable[..., Trainer]:
 @pytest.fixture(scope="session")
 def recorder() -> type[Record]:
     return Record
+
+
+@pytest.fixture
+def fit(trainer: Callable[..., Trainer], data: "Data") -> Callable[..., Trainer]:
+    """Trains a module with callbacks on `data`, three batches an epoch, and returns the Trainer."""
+
+    def run(module: LightningModule, *callbacks: Callback, epochs: int = 3, **options: Any) -> Trainer:
+        chosen = {"loader": data, "ckpt_path": None, "limit_val_batches": 0, "max_epochs": epochs} | options
+        loader, ckpt_path = chosen.pop("loader"), chosen.pop("ckpt_path")
+        made = trainer(callbacks=list(callbacks), **chosen)
+        made.fit(module, loader, ckpt_path=ckpt_path)
+        return made
+
+    return run
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from conftest import Model
 from lightning.pytorch import Trainer
-from test_living import SGD, convolutional, resnet
+from test_architectures import resnet
+from test_prune_regrow import SGD, convolutional
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from sparse_lightning import PruneRegrow
+from sparse_lightning import LayerView, PruneRegrow
 
 
 def trainer(processes: int = 2, **options: Any) -> Trainer:
@@ -27,7 +28,7 @@ def loader(inputs: Tensor) -> DataLoader[Any]:
 
 
 def fit(network: nn.Module, callback: PruneRegrow, data: Any, epochs: int, **options: Any) -> dict[str, Any]:
-    """Train a copy, and say what this process has in the end."""
+    """Train a copy, and return what this process has in the end."""
     trained, save = Model(copy.deepcopy(network), SGD), options.pop("save", None)
     run = trainer(max_epochs=epochs, callbacks=[callback])
     run.fit(trained, data, **options)
@@ -39,14 +40,14 @@ def fit(network: nn.Module, callback: PruneRegrow, data: Any, epochs: int, **opt
 class ByRank(PruneRegrow):
     """Wrong: every process grows connections of its own."""
 
-    def growth_scores(self, name: str, weight: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.rand(weight.shape, generator=torch.Generator().manual_seed(torch.distributed.get_rank()))
+    def growth_scores(self, layer: LayerView) -> Tensor:
+        return torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(torch.distributed.get_rank()))
 
 
 def agreeing(folder: Path) -> dict[str, Any]:
     """Every kind of growth, a residual network, and a run continued."""
     torch.manual_seed(0)
-    data, images = loader(torch.randn(24, 6)), loader(torch.randn(8, 1, 28, 28))
+    data, images = loader(torch.randn(24, 6)), loader(torch.randn(8, 1, 14, 14))
     network, found = convolutional(), {}
     for growth in ("random", "hebbian", "gradient", "momentum"):
         found[growth] = fit(network, PruneRegrow(density=0.5, growth=growth), data, 4)

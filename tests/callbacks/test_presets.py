@@ -1,80 +1,91 @@
 import inspect
 import math
+from fractions import Fraction
 from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from watching import Watch, active
 
+import sparse_lightning
 from sparse_lightning import SET, SNFS, HebbianRegrow, PruneRegrow, RandomRegrow, RigL, StaticSparse
 from sparse_lightning.callbacks.presets import PRESETS
+from sparse_lightning.criteria.growth import GROWTH
+from sparse_lightning.criteria.pruning import PRUNING
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_trains_and_only_the_static_one_stays(trainer, model, net, data, name):
-    options = {"every_n_steps": 2} if name == "rigl" else {}
-    callback = PRESETS[name](0.3, seed=1, **options)
-    trained = model(net)
-    callback.sparsify(trained)
-    before = {name: mask.clone() for name, mask in callback.masks.items()}
-    trainer(max_epochs=3, callbacks=[callback]).fit(trained, data)
-    moved = any(not mask.equal(before[name]) for name, mask in callback.masks.items())
-    assert moved == (name != "static")
-    assert sum(int(mask.sum()) for mask in callback.masks.values()) == round(0.3 * 136)
+def test_every_preset_trains_and_only_the_static_one_stays(fit, model, net, name):
+    callback = PRESETS[name](0.3, seed=1, **({"every_n_steps": 2} if name == "rigl" else {}))
+    fit(model(net), callback, watch := Watch(callback))
+    assert (watch.moved > 0) == (name != "static")
+    assert sum(active(callback.masks)) == round(0.3 * 136)
 
 
 def test_a_preset_takes_every_argument_and_what_is_given_counts():
     callback = RigL(0.05, prune_fraction=0.5, every_n_steps=7, stop=100, schedule="linear", regrow=False, seed=3)
-    assert (callback.density, callback.prune_fraction, callback.every_n_steps, callback.last) == (0.05, 0.5, 7, 100)
+    assert (callback.density, callback.prune_fraction, callback.every_n_steps, callback.stop) == (0.05, 0.5, 7, 100)
     assert not callback.regrow
-    assert RigL(every_n_epochs=2).every_n_steps is None
+    assert (RigL(every_n_epochs=2).every_n_steps, RigL(every_n_epochs=2).every_n_epochs) == (None, 2)
     with pytest.raises(ValueError, match=r"Expected density in \(0, 1\], got 2"):
         SET(2)
+
+
+def test_every_preset_has_the_whole_signature_of_the_callback():
+    def signature(kind: type[PruneRegrow]) -> list[tuple[str, Any]]:
+        return [(each.name, each.kind) for each in inspect.signature(kind).parameters.values()]
+
+    assert all(signature(preset) == signature(PruneRegrow) for preset in PRESETS.values())
 
 
 def test_every_preset_says_what_it_is():
     for preset in PRESETS.values():
         card = " ".join(inspect.getdoc(preset).split())
-        for part in ("What it does:", "When to use it:", "Published defaults:", "Source:"):
-            assert part in card
+        for each in ("What it does:", "When to use it:", "Published defaults:", "Source:"):
+            assert each in card
 
 
-def test_presets_are_the_parts_that_their_papers_name():
-    def parts_of(callback: PruneRegrow) -> tuple[str | None, ...]:
+def test_presets_are_the_criteria_that_their_papers_name():
+    def criteria(callback: PruneRegrow) -> tuple[str | None, ...]:
         growth = type(callback.growth).__name__ if callback.growth else None
-        return type(callback.pruning).__name__, growth, callback.distribution.__name__
+        return type(callback.pruning).__name__, growth, callback.distribution
 
-    parts = {name: parts_of(preset()) for name, preset in PRESETS.items()}
-    assert parts == {
-        "set": ("SignedMagnitude", "RandomGrowth", "erdos_renyi"),
-        "rigl": ("Magnitude", "GradientGrowth", "erk"),
-        "snfs": ("Magnitude", "MomentumGrowth", "uniform"),
-        "hebbian": ("SignedMagnitude", "HebbianGrowth", "uniform"),
-        "random": ("SignedMagnitude", "RandomGrowth", "uniform"),
-        "static": ("SignedMagnitude", None, "erk"),
+    assert {name: criteria(preset()) for name, preset in PRESETS.items()} == {
+        "set": ("SignedMagnitudePruning", "RandomGrowth", "erdos_renyi"),
+        "rigl": ("MagnitudePruning", "GradientGrowth", "erk"),
+        "snfs": ("MagnitudePruning", "MomentumGrowth", "uniform"),
+        "hebbian": ("SignedMagnitudePruning", "HebbianGrowth", "uniform"),
+        "random": ("SignedMagnitudePruning", "RandomGrowth", "uniform"),
+        "static": ("SignedMagnitudePruning", None, "erk"),
     }
+    assert [preset().prune_fraction for preset in PRESETS.values()] == [0.3, 0.3, 0.5, 0.3, 0.3, 0.3]
 
 
-class Watched(RigL):
-    """Notes how much each rewiring is to drop, and after how many steps."""
+class Noting(RigL):
+    """Notes how much each rewiring is to prune, and after how many steps."""
 
     def setup(self, trainer, pl_module, stage):
         super().setup(trainer, pl_module, stage)
-        self.trainer, self.seen = trainer, []
+        self.trainer, self.noted = trainer, []
 
     def prune_mask(self, layer):
-        self.seen.append((self.trainer.global_step, fraction))
+        self.noted.append((self.trainer.global_step, layer.prune_fraction, layer.progress))
         return super().prune_mask(layer)
 
 
-def test_rigl_rewires_every_few_steps_until_three_quarters_less_and_less(trainer, model, net, data):
+def test_rigl_rewires_every_few_steps_until_three_quarters_less_and_less(fit, model, net, data):
     data.inputs, data.labels, data.batch_size = torch.randn(160, 6), torch.zeros(160), 2
-    callback = Watched(0.5, every_n_steps=10, prune_fraction=0.4)
-    slow = partial(torch.optim.SGD, lr=1e-4)
-    trainer(max_epochs=1, callbacks=[callback], limit_val_batches=0).fit(model(net, slow), data)
+    callback = Noting(0.5, every_n_steps=10, prune_fraction=0.4)
+    fit(model(net, partial(torch.optim.SGD, lr=1e-4)), callback, epochs=1)
     # Of 80 steps at 10, 20 ... 60, which is three quarters; each in the step after, which shows the gradient.
-    expected = {step: 0.2 * (1 + math.cos(math.pi * step / 60)) for step in (10, 20, 30, 40, 50, 60)}
-    assert [step for step, _ in callback.seen] == [step for step in expected for _ in range(3)]
-    assert [fraction for _, fraction in callback.seen] == pytest.approx([expected[step] for step, _ in callback.seen])
+    steps = (10, 20, 30, 40, 50, 60)
+    expected = {step: 0.2 * (1 + math.cos(math.pi * step / 60)) for step in steps}
+    assert [step for step, *_ in callback.noted] == [step for step in expected for _ in range(3)]
+    fractions = [float(fraction) for _, fraction, _ in callback.noted]
+    assert fractions == pytest.approx([expected[step] for step, *_ in callback.noted])
+    assert [progress for *_, progress in callback.noted][::3] == [Fraction(step, 80) for step in steps]
 
 
 def test_the_arms_of_the_study_differ_in_growth_alone():
@@ -83,3 +94,51 @@ def test_the_arms_of_the_study_differ_in_growth_alone():
     assert type(one.pruning) is type(other.pruning)
     assert type(one.growth) is not type(other.growth)
     assert all(isinstance(preset, PruneRegrow) for preset in (one, other, SNFS(), StaticSparse()))
+
+
+# A repr that builds the object.
+
+ARGUMENTS: list[dict[str, Any]] = [
+    {},
+    {"density": 0.05, "prune_fraction": {"*.0": 0.1}, "exclude": ["head", "*.1"]},
+    {"density": {"enc.*": 0.1, "*": 0.5}, "include": "*", "every_n_steps": 7, "stop": 0.5, "seed": 3},
+    {"start": 2, "stop": 9, "schedule": "cosine", "pruning_early_stop": 1, "optimizer_state": "keep"},
+    {"regrow": True, "log_topology": False, "initial": "magnitude", "distribution": "erk"},
+]
+
+
+def rebuilt(callback: PruneRegrow) -> PruneRegrow:
+    names = {kind.__name__: kind for kind in [*PRUNING.values(), *GROWTH.values()]}
+    return eval(repr(callback), vars(sparse_lightning) | {"np": np} | names | named())
+
+
+def named() -> dict[str, Any]:
+    return {name: getattr(sparse_lightning, name) for name in sparse_lightning.__all__}
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+@pytest.mark.parametrize("kind", [PruneRegrow, *PRESETS.values()])
+def test_the_repr_of_a_callback_builds_it_again(kind, arguments):
+    callback = kind(**arguments)
+    again = rebuilt(callback)
+    assert type(again) is kind
+    for name in inspect.signature(kind).parameters:
+        one, other = getattr(callback, name), getattr(again, name)
+        assert one == other or repr(one) == repr(other)
+    assert again.state_key == callback.state_key
+
+
+@pytest.mark.parametrize("pruning", PRUNING)
+@pytest.mark.parametrize("growth", [*GROWTH, None])
+def test_the_repr_shows_the_criteria(pruning, growth):
+    callback = PruneRegrow(growth=growth, pruning=pruning)
+    again = rebuilt(callback)
+    assert (repr(again.growth), repr(again.pruning)) == (repr(callback.growth), repr(callback.pruning))
+    by_instance = PruneRegrow(growth=callback.growth, pruning=callback.pruning)
+    assert repr(rebuilt(by_instance).pruning) == repr(callback.pruning)
+
+
+def test_the_repr_of_a_default_is_short():
+    assert repr(PruneRegrow()) == "PruneRegrow()"
+    assert repr(SNFS(0.1, prune_fraction=0.3)) == "SNFS(prune_fraction=0.3)"
+    assert repr(RigL(np.float64(0.5), seed=np.int64(1))).startswith("RigL(density=")

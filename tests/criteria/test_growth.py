@@ -3,6 +3,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from watching import view
 
 from sparse_lightning.criteria.growth import (
     GROWTH,
@@ -18,18 +19,15 @@ from sparse_lightning.functional.masks import derived_generator
 def watched(growth: HebbianGrowth, layer: nn.Linear, inputs: list[list[float]]) -> None:
     """Show a layer to the statistics of a growth and run it on inputs."""
     for statistic in growth.statistics.values():
-        statistic.attach(layer, {"weight": layer})
+        statistic.attach(layer, ["weight"])
     layer(torch.tensor(inputs))
     for statistic in growth.statistics.values():
         statistic.count()
 
 
 def test_random_scores_follow_the_generator_alone():
-    mask = torch.zeros(3, 4, dtype=torch.bool)
-    scores = [
-        RandomGrowth().scores(name, weight, mask, derived_generator(key))
-        for name, weight, key in (("a", torch.zeros(3, 4), 0), ("b", torch.ones(3, 4), 0), ("a", torch.zeros(3, 4), 1))
-    ]
+    layers = view(torch.zeros(3, 4), name="a"), view(torch.ones(3, 4), name="b"), view(torch.zeros(3, 4), seed=1)
+    scores = [RandomGrowth().scores(layer) for layer in layers]
     assert scores[0].shape == (3, 4)
     assert scores[0].equal(scores[1])
     assert not scores[0].equal(scores[2])
@@ -37,13 +35,12 @@ def test_random_scores_follow_the_generator_alone():
 
 def test_random_growth_reaches_every_inactive_connection_alike():
     mask = torch.tensor([[True, True, False, False], [False, False, False, False]])
-    dropped = torch.tensor([[True, True, False, False], [False, False, False, False]])
     times = torch.zeros(2, 4)
-    for n in range(1500):
-        generator = derived_generator("grow", n)
-        times += rewire(mask, dropped, RandomGrowth().scores("w", torch.zeros(2, 4), mask, generator), generator)[1]
+    for number in range(600):
+        layer = view(torch.zeros(2, 4), mask, seed=number)
+        times += exchange(mask, mask, RandomGrowth().scores(layer), layer.generator)[1]
     assert times[mask].tolist() == [0, 0]
-    assert (times[~mask] - 500).abs().max() < 5 * (1500 / 3 * 2 / 3) ** 0.5
+    assert (times[~mask] - 200).abs().max() < 5 * (600 / 3 * 2 / 3) ** 0.5
 
 
 def test_hebbian_scores_are_coactivation_counts():
@@ -51,7 +48,7 @@ def test_hebbian_scores_are_coactivation_counts():
     layer.weight.data = torch.tensor([[1.0, 0.0], [0.0, -1.0]])
     growth = HebbianGrowth()
     watched(growth, layer, [[1.0, 2.0], [3.0, -1.0], [-1.0, -2.0]])  # outputs: (+, -), (+, +), (-, +)
-    scores = growth.scores("weight", layer.weight, torch.zeros(2, 2, dtype=torch.bool), derived_generator(0))
+    scores = growth.scores(view(layer.weight))
     assert scores.tolist() == [[2, 1], [1, 0]]
 
 
@@ -60,16 +57,16 @@ def test_hebbian_growth_connects_the_units_that_fire_together():
     layer.weight.data = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     growth, mask = HebbianGrowth(), layer.weight != 0
     watched(growth, layer, [[1.0, 0.0, 1.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])  # input 2 fires with output 0
-    scores = growth.scores("weight", layer.weight, mask, derived_generator(0))
-    new, _ = rewire(mask, torch.tensor([[False] * 3, [False, True, False]]), scores, derived_generator(0))
+    scores = growth.scores(view(layer.weight, mask))
+    new, _ = exchange(mask, torch.tensor([[False] * 3, [False, True, False]]), scores, derived_generator(0))
     assert new.tolist() == [[True, False, True], [False, False, False]]
 
 
 def test_hebbian_growth_refuses_to_guess_for_a_layer_that_never_ran():
     layer, growth = nn.Linear(2, 2), HebbianGrowth()
-    growth.coactivation.attach(layer, {"weight": layer})
+    growth.coactivation.attach(layer, ["weight"])
     with pytest.raises(RuntimeError, match="Expected the layer of 'weight' to have been called in training"):
-        growth.scores("weight", layer.weight, layer.weight > 0, derived_generator(0))
+        growth.scores(view(layer.weight))
 
 
 def test_each_growth_has_statistics_of_its_own():
@@ -90,7 +87,7 @@ def test_inverse_hebbian_scores_are_the_negative_counts():
     layer.weight.data = torch.tensor([[1.0, 0.0], [0.0, -1.0]])
     growth = InverseHebbianGrowth()
     watched(growth, layer, [[1.0, 2.0], [3.0, -1.0], [-1.0, -2.0]])
-    scores = growth.scores("weight", layer.weight, torch.zeros(2, 2, dtype=torch.bool), derived_generator(0))
+    scores = growth.scores(view(layer.weight))
     assert scores.tolist() == [[-2, -1], [-1, 0]]
 
 
@@ -101,16 +98,16 @@ def test_gradient_growth_takes_the_connection_that_rigl_would():
     layer.weight.data = torch.tensor([[2.0, 0.0, 0.0, 0.0]])
     ((layer(torch.tensor([1.0, 2.0, 3.0, -1.0])) - 4) ** 2 / 2).sum().backward()
     growth, mask = GradientGrowth(), layer.weight != 0
-    scores = growth.scores("weight", layer.weight, mask, derived_generator(0))
+    scores = growth.scores(view(layer.weight, mask))
     assert scores.tolist() == [[2.0, 4.0, 6.0, 2.0]]
-    new, grown = rewire(mask, mask, scores, derived_generator(0))
+    new, grown = exchange(mask, mask, scores, derived_generator(0))
     assert new.tolist() == grown.tolist() == [[False, False, True, False]]
 
 
 def test_gradient_growth_without_a_gradient_is_refused():
     layer = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="Expected a gradient to grow by, got none"):
-        GradientGrowth().scores("weight", layer.weight, layer.weight > 0, derived_generator(0))
+        GradientGrowth().scores(view(layer.weight))
 
 
 @pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, lr=0.1, momentum=0.9), torch.optim.Adam])
@@ -125,7 +122,7 @@ def test_momentum_scores_are_the_running_mean_of_the_gradient(optimizer):
         layer.weight.grad = torch.tensor(gradient)
         trained.step()
         mean = keep * mean + take * torch.tensor(gradient)
-    scores = growth.scores("weight", layer.weight, layer.weight > 0, derived_generator(0))
+    scores = growth.scores(view(layer.weight))
     torch.testing.assert_close(scores, mean.abs())
 
 
@@ -136,10 +133,16 @@ def test_an_optimizer_without_momentum_is_refused_before_training(optimizer):
         MomentumGrowth().statistics["momentum"].attach(layer, ["weight"], [optimizer(layer.parameters())])
 
 
-def test_a_weight_that_no_optimizer_trains_is_refused_before_training():
+def test_weights_without_momentum_are_unreadable_and_left_to_the_callback():
     layer, other = nn.Linear(2, 1), nn.Linear(2, 1)
-    with pytest.raises(ValueError, match="momentum for 'weight' to grow by, got none that trains it"):
-        MomentumGrowth().statistics["momentum"].attach(layer, ["weight"], [torch.optim.Adam(other.parameters())])
+    module, growth = nn.ModuleDict({"trained": layer, "other": other}), MomentumGrowth()
+    optimizer = torch.optim.Adam(module.parameters())
+    names = ["trained.weight", "other.weight"]
+    growth.statistics["momentum"].attach(module, names, [optimizer])
+    assert growth.unreadable(names) == names
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert growth.unreadable(names) == ["other.weight"]
 
 
 def test_momentum_before_any_step_is_refused():
@@ -147,4 +150,21 @@ def test_momentum_before_any_step_is_refused():
     growth = MomentumGrowth()
     growth.statistics["momentum"].attach(layer, ["weight"], [torch.optim.Adam(layer.parameters())])
     with pytest.raises(ValueError, match="Expected momentum to grow by, got none"):
-        growth.scores("weight", layer.weight, layer.weight > 0, derived_generator(0))
+        growth.scores(view(layer.weight))
+
+
+@pytest.mark.parametrize("name", GROWTH)
+def test_a_criterion_builds_itself_again(name):
+    growth = GROWTH[name]()
+    again = eval(repr(growth), {type(growth).__name__: type(growth)})
+    assert repr(again) == repr(growth) == f"{type(growth).__name__}()"
+    assert again.statistics == growth.statistics
+
+
+def test_the_options_of_a_hebbian_criterion_are_shown():
+    growth = HebbianGrowth(count_validation=True, read_at={"fc": "act"})
+    assert repr(growth) == "HebbianGrowth(count_validation=True, read_at={'fc': 'act'})"
+
+
+def test_only_gradient_growth_waits_for_a_gradient():
+    assert [name for name, kind in GROWTH.items() if kind.reads_gradient] == ["gradient"]

@@ -3,9 +3,12 @@ from fractions import Fraction
 
 import pytest
 import torch
+from watching import view
 
-from sparse_lightning.criteria.pruning import PRUNING, MixedPruning, Pruning, SignedMagnitude, lowest, signed_magnitude
+from sparse_lightning import LayerView, PruningCriterion
+from sparse_lightning.criteria.pruning import PRUNING, MixedPruning, SignedMagnitudePruning
 from sparse_lightning.functional.masks import derived_generator
+from sparse_lightning.functional.prune import lowest, lowest_and_zeros, signed_magnitude, zero_weights
 
 
 def pruned(
@@ -81,7 +84,7 @@ def test_zeros_that_cannot_all_go_are_drawn_at_random():
     assert len(draws) == 6
 
 
-def test_only_active_weights_are_counted_and_dropped():
+def test_only_active_weights_are_counted_and_pruned():
     assert pruned([0.1, 0.2, 0.3, -0.1, -0.2, -0.3], 0.5, mask=[0, 1, 1, 0, 1, 1]) == [0, 1, 0, 0, 1, 0]
 
 
@@ -112,8 +115,49 @@ def test_it_equals_a_slow_sort(shape, density, fraction):
         expected |= {place for _, place in own[:count]}
     more = torch.zeros(mask.numel(), dtype=torch.bool)  # that can grow, so that nothing is limited
     weight, mask = torch.cat([weight.flatten(), more.float()]), torch.cat([mask.flatten(), more])
-    dropped = signed_magnitude(weight, mask, fraction, derived_generator(0))
-    assert set(dropped.flatten().nonzero().flatten().tolist()) == expected
+    found = signed_magnitude(weight, mask, fraction, derived_generator(0))
+    assert set(found.flatten().nonzero().flatten().tolist()) == expected
+
+
+# The other rules.
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_the_lowest_are_floored_and_tied_at_random(count):
+    mask = torch.arange(20) < 17
+    draws = [lowest(torch.zeros(20), mask, count / 17 + 0.01, derived_generator(seed)) for seed in range(200)]
+    assert {int(draw.sum()) for draw in draws} == {count}
+    assert not any((draw & ~mask).any() for draw in draws)
+    assert count == 0 or len({tuple(draw.tolist()) for draw in draws}) > 5
+
+
+@pytest.mark.parametrize("zeros", range(5))
+@pytest.mark.parametrize("inactive", range(5))
+def test_zeros_are_selected_up_to_what_can_be_replaced(zeros, inactive):
+    weight = torch.cat([torch.ones(3), torch.zeros(zeros + inactive)])
+    mask = torch.arange(3 + zeros + inactive) < 3 + zeros
+    found = zero_weights(weight, mask, derived_generator(0))
+    assert int(found.sum()) == min(zeros, inactive)
+    assert not found[weight != 0].any()
+    assert not found[~mask].any()
+
+
+@pytest.mark.parametrize(
+    ("fraction", "inactive", "expected"),
+    [
+        (0.5, 9, [1, 1, 1, 1, 0, 0]),  # both zeros, and half of the four others, those of the lowest scores
+        (0.5, 3, [1, 1, 1, 0, 0, 0]),
+        (0.5, 2, [1, 1, 0, 0, 0, 0]),
+        (0.0, 9, [1, 1, 0, 0, 0, 0]),
+        (0.99, 9, [1, 1, 1, 1, 1, 0]),
+    ],
+)
+def test_zeros_and_a_fraction_of_the_others_by_score(fraction, inactive, expected):
+    weight = torch.cat([torch.tensor([0.0, -0.0, 9.0, -8.0, 7.0, -6.0]), torch.zeros(inactive)])
+    scores = torch.cat([torch.tensor([99.0, 98.0, 1.0, 2.0, 3.0, 4.0]), torch.full((inactive,), -1.0)])
+    mask = torch.arange(6 + inactive) < 6
+    found = lowest_and_zeros(scores, weight, mask, fraction, derived_generator(0))
+    assert found.int().tolist() == expected + [0] * inactive
 
 
 # The criteria.
@@ -130,22 +174,37 @@ class Counted:
         return COUNTS
 
 
-def dropped(pruning: Pruning, fraction: float) -> list[list[int]]:
-    """What a criterion drops of four active connections."""
+def prune(pruning: PruningCriterion, layer: LayerView) -> list[list[int]]:
     if "coactivation" in pruning.statistics:
         pruning.statistics = {"coactivation": Counted()}
-    mask = WEIGHT != 0
-    return pruning.drop("fc.weight", WEIGHT, mask, fraction, derived_generator(0)).int().tolist()[:2]
+    return pruning.prune(layer).int().tolist()
+
+
+def prunes(pruning: PruningCriterion, fraction: float) -> list[list[int]]:
+    """What a criterion prunes of four active connections."""
+    return prune(pruning, view(WEIGHT, fraction=fraction))[:2]
 
 
 @pytest.mark.parametrize("name", [name for name in PRUNING if name != "magnitude"])
 def test_every_criterion_but_magnitude_prunes_all_weights_of_exactly_zero(name):
     mask = torch.tensor([[True, True], [True, True], [True, False], [False, False]])
-    pruning = PRUNING[name]()
-    if "coactivation" in pruning.statistics:
-        pruning.statistics = {"coactivation": Counted()}
-    found = pruning.drop("fc.weight", WEIGHT, mask, 0.0, derived_generator(0))
-    assert found.int().tolist() == [[0, 0], [0, 0], [1, 0], [0, 0]]
+    assert prune(PRUNING[name](), view(WEIGHT, mask, 0.0)) == [[0, 0], [0, 0], [1, 0], [0, 0]]
+
+
+def test_magnitude_prunes_zeros_first_within_its_fraction():
+    mask = torch.tensor([[True, True], [True, True], [True, True], [False, False]])
+    assert prune(PRUNING["magnitude"](), view(WEIGHT, mask, "1/3")) == [[0, 0], [0, 0], [1, 1], [0, 0]]
+    assert prune(PRUNING["magnitude"](), view(WEIGHT, mask, "1/2")) == [[0, 0], [0, 1], [1, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("name", PRUNING)
+@pytest.mark.parametrize("inactive", [1, 2, 5])
+def test_no_criterion_prunes_more_than_can_be_replaced(name, inactive):
+    mask = torch.arange(8).view(4, 2) < 8 - inactive
+    fraction = min(Fraction(9, 10), Fraction(inactive, 8 - inactive))  # as a rewiring lowers it
+    pruned = prune(PRUNING[name](), view(WEIGHT * mask, mask, str(fraction)))
+    assert (name != "mixed") <= sum(map(sum, pruned)) <= inactive  # mixed may prune nothing
+    assert not (torch.tensor(pruned).bool() & ~mask).any()
 
 
 @pytest.mark.parametrize(
@@ -158,19 +217,14 @@ def test_every_criterion_but_magnitude_prunes_all_weights_of_exactly_zero(name):
         ("weighted_hebbian", [[1, 0], [1, 0]]),  # 4 and 6 of 4, 6, 6, 9; the tie is for the generator
     ],
 )
-def test_each_criterion_drops_its_half(name, expected):
-    found = dropped(PRUNING[name](), 0.5)
+def test_each_criterion_prunes_its_half(name, expected):
+    found = prunes(PRUNING[name](), 0.5)
     assert found == expected or (name == "weighted_hebbian" and found == [[1, 1], [0, 0]])
 
 
-def test_magnitude_does_not_care_for_signs():
+def test_magnitude_takes_no_notice_of_signs():
     weight, mask = torch.tensor([0.1, 0.2, 0.3, -9.0]), torch.ones(4, dtype=torch.bool)
-    assert PRUNING["magnitude"]().drop("", weight, mask, 0.5, derived_generator(0)).tolist() == [
-        True,
-        True,
-        False,
-        False,
-    ]
+    assert prune(PRUNING["magnitude"](), view(weight, mask, 0.5)) == [1, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -183,11 +237,11 @@ def test_magnitude_does_not_care_for_signs():
         (0.5, 0.0, [[0, 0], [0, 0]]),
     ],
 )
-def test_mixed_drops_only_what_both_drop(magnitude, hebbian, expected):
-    assert dropped(MixedPruning(hebbian), magnitude) == expected
+def test_mixed_prunes_only_what_both_prune(magnitude, hebbian, expected):
+    assert prunes(MixedPruning(hebbian), magnitude) == expected
 
 
-@pytest.mark.parametrize("fraction", [1.5, "half"])
+@pytest.mark.parametrize("fraction", [1.5, -0.1, "half", True, float("nan")])
 def test_mixed_refuses_a_fraction_out_of_range(fraction):
     with pytest.raises(ValueError, match=rf"Expected hebbian_fraction in \[0, 1\], got {fraction!r}"):
         MixedPruning(fraction)
@@ -196,13 +250,14 @@ def test_mixed_refuses_a_fraction_out_of_range(fraction):
 def test_the_class_is_the_function():
     weight, mask = torch.randn(9, 9), torch.rand(9, 9) < 0.5
     function = signed_magnitude(weight, mask, 0.3, derived_generator(0))
-    assert SignedMagnitude().drop("fc", weight, mask, 0.3, derived_generator(0)).equal(function)
+    assert SignedMagnitudePruning().prune(view(weight, mask, 0.3)).equal(function)
 
 
-@pytest.mark.parametrize("count", [0, 1, 5])
-def test_the_lowest_are_floored_and_tied_at_random(count):
-    mask = torch.arange(20) < 17
-    draws = [lowest(torch.zeros(20), mask, count / 17 + 0.01, derived_generator(seed)) for seed in range(200)]
-    assert {int(draw.sum()) for draw in draws} == {count}
-    assert not any((draw & ~mask).any() for draw in draws)
-    assert count == 0 or len({tuple(draw.tolist()) for draw in draws}) > 5
+def test_a_criterion_builds_itself_again():
+    built = [kind() for kind in PRUNING.values()]
+    built += [MixedPruning(0.25, count_validation=True, read_at={"a": "b"}), PRUNING["hebbian"](read_at={"a": "b"})]
+    for pruning in built:
+        again = eval(repr(pruning), {type(pruning).__name__: type(pruning)})
+        assert repr(again) == repr(pruning)
+        assert again.statistics == pruning.statistics
+    assert repr(built[-2]) == "MixedPruning(0.25, count_validation=True, read_at={'a': 'b'})"

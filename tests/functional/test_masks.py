@@ -1,7 +1,9 @@
 import os
 import subprocess
 import sys
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparse_lightning.functional import masks
-from sparse_lightning.functional.masks import choose, derived_generator, fingerprint, part, random_mask, room
+from sparse_lightning.functional.masks import (
+    choose,
+    derived_generator,
+    exact_fraction,
+    exchange,
+    fingerprint,
+    floor_count,
+    max_prune_fraction,
+    random_mask,
+    zero_inactive_,
+)
 
 
 def bits(*rows: str) -> Tensor:
@@ -60,10 +72,10 @@ def test_a_count_that_the_candidates_cannot_fill_is_refused(count):
 
 
 def test_none_and_all_can_be_chosen():
-    among = bits("0110", "1001")
-    assert not choose(torch.zeros(2, 4), 0, among, derived_generator(0)).any()
-    assert choose(torch.zeros(2, 4), 4, among, derived_generator(0)).equal(among)
-    assert not choose(torch.zeros(2, 4), 0, torch.zeros_like(among), derived_generator(0)).any()
+    candidates = bits("0110", "1001")
+    assert not choose(torch.zeros(2, 4), 0, candidates, derived_generator(0)).any()
+    assert choose(torch.zeros(2, 4), 4, candidates, derived_generator(0)).equal(candidates)
+    assert not choose(torch.zeros(2, 4), 0, torch.zeros_like(candidates), derived_generator(0)).any()
 
 
 def test_integer_scores_are_compared_to_the_last_digit():
@@ -88,13 +100,13 @@ def test_the_count_is_exact_and_nothing_left_out_scores_more(shape, levels, dtyp
 
 
 def test_a_choice_repeats_with_its_generator_and_leaves_its_arguments_alone():
-    scores, among = torch.zeros(6, 6), some((6, 6), 30, seed=0)
-    arguments = scores.clone(), among.clone()
-    first, again, other = (choose(scores, 9, among, derived_generator(key)) for key in ("a", "a", "b"))
+    scores, candidates = torch.zeros(6, 6), some((6, 6), 30, seed=0)
+    arguments = scores.clone(), candidates.clone()
+    first, again, other = (choose(scores, 9, candidates, derived_generator(key)) for key in ("a", "a", "b"))
     assert first.equal(again)
     assert not first.equal(other)
     assert scores.equal(arguments[0])
-    assert among.equal(arguments[1])
+    assert candidates.equal(arguments[1])
 
 
 def test_a_random_mask_is_uniform():
@@ -106,83 +118,84 @@ def test_a_random_mask_is_uniform():
 
 @pytest.mark.parametrize("count", [0, 1, 5, 6])
 def test_a_random_mask_among_some_takes_only_those(count):
-    among = bits("0111", "1110")
-    mask = random_mask((2, 4), count, derived_generator(count), among=among)
+    candidates = bits("0111", "1110")
+    mask = random_mask((2, 4), count, derived_generator(count), candidates=candidates)
     assert int(mask.sum()) == count
-    assert not (mask & ~among).any()
+    assert not (mask & ~candidates).any()
 
 
 def test_a_random_mask_of_more_than_there_are_is_refused():
     with pytest.raises(ValueError, match="Expected a count from 0 to the 2 candidates, got 3"):
-        random_mask((2, 2), 3, derived_generator(0), among=bits("10", "01"))
+        random_mask((2, 2), 3, derived_generator(0), candidates=bits("10", "01"))
 
 
-def test_rewiring_drops_and_grows_what_it_was_told_to():
-    mask, dropped = bits("1100", "0011"), bits("1000", "0001")
+def test_an_exchange_prunes_and_grows_what_is_given():
+    mask, pruned = bits("1100", "0011"), bits("1000", "0001")
     scores = torch.tensor([[9.0, 9.0, 1.0, 4.0], [3.0, 2.0, 9.0, 9.0]])
-    new, grown = rewire(mask, dropped, scores, derived_generator(0))
+    new, grown = exchange(mask, pruned, scores, derived_generator(0))
     assert new.equal(bits("0101", "1010"))
     assert grown.equal(bits("0001", "1000"))
     assert mask.equal(bits("1100", "0011"))
 
 
 def test_a_connection_just_dropped_does_not_come_back_however_high_it_scores():
-    new, _ = rewire(bits("1100"), bits("1000"), torch.tensor([[99.0, 0.0, -1.0, -2.0]]), derived_generator(0))
+    new, _ = exchange(bits("1100"), bits("1000"), torch.tensor([[99.0, 0.0, -1.0, -2.0]]), derived_generator(0))
     assert new.equal(bits("0110"))
 
 
 def test_scores_of_active_connections_are_not_read():
     scores = torch.tensor([[float("nan"), float("inf"), 0.0, 1.0]])
-    assert rewire(bits("1100"), bits("0100"), scores, derived_generator(0))[0].equal(bits("1001"))
+    assert exchange(bits("1100"), bits("0100"), scores, derived_generator(0))[0].equal(bits("1001"))
 
 
 @pytest.mark.parametrize(
-    ("dropped", "scores", "message"),
+    ("pruned", "scores", "message"),
     [
-        ("1010", [0.0, 0.0, 0.0, 0.0], "Expected only active connections to be dropped"),
+        ("1010", [0.0, 0.0, 0.0, 0.0], "Expected only active connections to be pruned"),
         ("1100", [0.0, 0.0, 0.0, 0.0], "Expected a count from 0 to the 1 candidates, got 2"),
         ("1000", [0.0, 0.0, float("nan"), 0.0], "Expected finite scores"),
     ],
 )
-def test_a_rewiring_that_cannot_be_done_is_refused(dropped, scores, message):
+def test_an_exchange_that_cannot_be_done_is_refused(pruned, scores, message):
     with pytest.raises(ValueError, match=message):
-        rewire(bits("1101"), bits(dropped), torch.tensor([scores]), derived_generator(0))
+        exchange(bits("1101"), bits(pruned), torch.tensor([scores]), derived_generator(0))
 
 
 @pytest.mark.parametrize("levels", [1, 2, 1000])
 @pytest.mark.parametrize("density", [0.05, 0.2, 0.5, 0.9])
 @pytest.mark.parametrize("shape", [(10, 10), (3, 40), (50, 2)])
-def test_rewiring_keeps_the_number_of_connections_and_grows_only_inactive_ones(shape, density, levels):
+def test_an_exchange_keeps_the_number_of_connections_and_grows_only_inactive_ones(shape, density, levels):
     size = shape[0] * shape[1]
     mask = some(shape, round(density * size), seed=0)
     count = min(int(mask.sum()), size - int(mask.sum())) // 2
-    dropped = mask & choose(torch.rand(shape), count, mask, derived_generator("drop"))
+    pruned = mask & choose(torch.rand(shape), count, mask, derived_generator("drop"))
     scores = torch.randint(levels, shape)
-    new, grown = rewire(mask, dropped, scores, derived_generator(levels))
+    new, grown = exchange(mask, pruned, scores, derived_generator(levels))
     assert int(new.sum()) == int(mask.sum())
     assert int(grown.sum()) == count
     assert not (grown & mask).any()
-    assert new.equal(mask & ~dropped | grown)
+    assert new.equal(mask & ~pruned | grown)
     best = sorted(scores[~mask].tolist())[int((~mask).sum()) - count :]  # slow and obvious
     assert sorted(scores[grown].tolist()) == best
 
 
-def test_a_part_is_of_the_fraction_as_written_not_as_binary():
+def test_a_fraction_counts_as_it_is_written_not_as_binary():
     for hundredths in range(100):
         for count in range(0, 1001, 100):
-            assert part(hundredths / 100, count) == hundredths * count // 100
+            assert floor_count(hundredths / 100, count) == hundredths * count // 100
 
 
 @pytest.mark.parametrize(
     ("fraction", "count", "expected"), [(0.3, 3, 0), (0.3, 9, 2), (0.999, 100, 99), (1e-05, 10, 0)]
 )
-def test_a_part_is_floored(fraction, count, expected):
-    assert part(fraction, count) == expected
+def test_a_fraction_of_a_count_is_floored(fraction, count, expected):
+    assert floor_count(fraction, count) == expected
 
 
 def test_a_generator_is_the_same_in_every_process():
     # Run as a file, since importing the package would take several times as long.
-    script = f"import runpy; print(runpy.run_path({masks.__file__!r})['derived_generator'](0, 3, 'fc.weight').initial_seed())"
+    functions = f"runpy.run_path({masks.__file__!r})"
+    script = f"import runpy; print({functions}['derived_generator'](0, 3, 'fc.weight').initial_seed())"
     environment = os.environ | {"PYTHONHASHSEED": "12345"}
     run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     # Written out, since the masks of a seed must not change from one release to the next either.
@@ -200,31 +213,34 @@ def test_making_and_using_a_generator_leaves_the_global_one_alone():
     assert torch.get_rng_state().equal(before)
 
 
-@pytest.mark.parametrize(("mask", "share"), [("1000", 3.0), ("1100", 1.0), ("11110", 0.25), ("11", 0.0), ("000", 0.0)])
-def test_room_is_inactive_over_active_connections(mask, share):
-    assert room(bits(mask)) == pytest.approx(share)
+@pytest.mark.parametrize(
+    ("mask", "share"),
+    [("1000", 3), ("1100", 1), ("11110", Fraction(1, 4)), ("11", 0), ("000", 0)],
+)
+def test_the_largest_prune_fraction_is_inactive_over_active_connections(mask, share):
+    assert max_prune_fraction(bits(mask)) == share
 
 
-def test_a_part_as_large_as_the_room_is_all_that_is_inactive():
+def test_the_largest_prune_fraction_is_exactly_all_that_is_inactive():
     for active in range(1, 60):
         for inactive in range(active):
             mask = torch.arange(active + inactive) < active
-            assert part(room(mask), active) == inactive
+            assert floor_count(max_prune_fraction(mask), active) == inactive
 
 
 def test_a_connection_just_dropped_may_win_its_place_back_where_that_is_asked_for():
-    mask, dropped, scores = bits("1100"), bits("1000"), torch.tensor([[9.0, 0.0, 1.0, 2.0]])
-    new, grown = rewire(mask, dropped, scores, derived_generator(0), regrow=True)
+    mask, pruned, scores = bits("1100"), bits("1000"), torch.tensor([[9.0, 0.0, 1.0, 2.0]])
+    new, grown = exchange(mask, pruned, scores, derived_generator(0), regrow=True)
     assert new.equal(mask)
     assert not grown.any()
-    new, grown = rewire(mask, dropped, torch.tensor([[1.5, 0.0, 1.0, 2.0]]), derived_generator(0), regrow=True)
+    new, grown = exchange(mask, pruned, torch.tensor([[1.5, 0.0, 1.0, 2.0]]), derived_generator(0), regrow=True)
     assert new.equal(bits("0101"))
     assert grown.equal(bits("0001"))
 
 
 def test_even_all_of_a_dense_mask_can_be_dropped_where_it_may_grow_again():
     mask = bits("111")
-    new, grown = rewire(mask, mask, torch.zeros(1, 3), derived_generator(0), regrow=True)
+    new, grown = exchange(mask, mask, torch.zeros(1, 3), derived_generator(0), regrow=True)
     assert new.equal(mask)
     assert not grown.any()
 
@@ -239,6 +255,73 @@ def test_a_fingerprint_tells_masks_apart_and_knows_them_again():
     assert 0 <= fingerprint(mask) < 2**63
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_an_exchange_can_end_with_another_number_of_connections(count):
+    mask, pruned, scores = bits("110000"), bits("100000"), torch.tensor([[9.0, 9.0, 4.0, 3.0, 2.0, 1.0]])
+    new, grown = exchange(mask, pruned, scores, derived_generator(0), count=count)
+    assert new.equal(torch.tensor([[False] + [True] * count + [False] * (5 - count)]))
+    assert grown.equal(new & ~mask)
+
+
+def test_an_exchange_that_keeps_more_than_it_may_is_refused():
+    with pytest.raises(ValueError, match="Expected a count from 0 to the 1 candidates, got -1"):
+        exchange(bits("1110"), bits("0000"), torch.zeros(1, 4), derived_generator(0), count=2)
+
+
+@pytest.mark.parametrize(
+    ("product", "of", "expected"),
+    [
+        ((0.3, 1 - Fraction(5, 6)), 320, 16),
+        ((0.3, 0.75), 80, 18),
+        ((0.1, 0.7), 100, 7),
+        ((1 - exact_fraction(0.3), 1), 10, 7),
+        ((Fraction(1, 3), 1), 3, 1),
+    ],
+)
+def test_a_product_of_fractions_loses_no_connection(product, of, expected):
+    first, second = map(exact_fraction, product)
+    assert floor_count(first * second, of) == expected
+
+
+def test_an_exact_fraction_is_the_decimal_that_was_written():
+    assert exact_fraction(0.29) == Fraction(29, 100)
+    assert exact_fraction(0.1 + 0.2) == Fraction(3, 10)
+    assert exact_fraction(Fraction(2, 7)) == Fraction(2, 7)
+    assert exact_fraction(np.float32(0.5)) == Fraction(1, 2)
+
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.float8_e4m3fn]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inactive_weights_become_zero_and_active_ones_keep_their_bits(dtype):
+    mask = bits("1010", "0110")
+    weight = torch.tensor([[0.5, 2.0, -0.0, 4.0], [1.0, -1.5, 3.0, 0.25]]).to(dtype)
+    before = weight.clone()
+    zero_inactive_(weight, mask)
+    assert not weight.to(torch.complex64)[~mask].any()
+    assert (
+        weight.view(torch.uint8).view(*mask.shape, -1)[mask].equal(before.view(torch.uint8).view(*mask.shape, -1)[mask])
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e-45])
+def test_an_inactive_weight_becomes_zero_whatever_it_was(value):
+    weight = torch.full((2, 2), value)
+    zero_inactive_(weight, bits("10", "00"))
+    assert weight.flatten()[1:].tolist() == [0.0, 0.0, 0.0]
+    assert weight.flatten()[:1].equal(torch.tensor([value])) or value != value
+    assert torch.signbit(weight.flatten()[1:]).sum() == 0
+
+
+def test_weights_in_another_memory_format_are_zeroed_in_place():
+    weight = torch.randn(3, 2, 2, 2).to(memory_format=torch.channels_last)
+    mask, before = some((3, 2, 2, 2), 9, seed=1), weight.clone()
+    zero_inactive_(weight, mask)
+    assert weight.equal(before * mask)
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
 # For every mask and every score there can be.
 
 SCORES = st.one_of(st.integers(-2, 2).map(float), st.floats(-1e30, 1e30), st.sampled_from([0.0, -0.0, 1e-40]))
@@ -246,7 +329,7 @@ SCORES = st.one_of(st.integers(-2, 2).map(float), st.floats(-1e30, 1e30), st.sam
 
 @st.composite
 def scored(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
-    """Scores, tied more often than not, and a mask, empty and full ones among them."""
+    """Scores, tied more often than not, and a mask, empty and full ones candidates them."""
     size = draw(st.integers(1, 24))
     values = draw(st.one_of(st.lists(SCORES, min_size=size, max_size=size), st.just([1.0] * size)))
     mask = draw(
@@ -259,48 +342,48 @@ def scored(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 
 @given(scored(), st.data())
 def test_any_choice_is_exact_and_leaves_out_nothing_better(case, data):
-    scores, among = case
-    count = data.draw(st.integers(0, int(among.sum())))
-    chosen = choose(scores, count, among, derived_generator(data.draw(st.integers(0, 9))))
+    scores, candidates = case
+    count = data.draw(st.integers(0, int(candidates.sum())))
+    chosen = choose(scores, count, candidates, derived_generator(data.draw(st.integers(0, 9))))
     assert int(chosen.sum()) == count
-    assert not (chosen & ~among).any()
-    left = among & ~chosen
+    assert not (chosen & ~candidates).any()
+    left = candidates & ~chosen
     if chosen.any() and left.any():
         assert scores[chosen].min() >= scores[left].max()
 
 
 @given(scored(), st.integers(1, 5))
 def test_more_than_the_candidates_are_always_refused(case, more):
-    scores, among = case
+    scores, candidates = case
     with pytest.raises(ValueError, match="Expected a count from 0"):
-        choose(scores, int(among.sum()) + more, among, derived_generator(0))
+        choose(scores, int(candidates.sum()) + more, candidates, derived_generator(0))
 
 
 @given(scored(), st.sampled_from([float("nan"), float("inf"), -float("inf")]), st.data())
 def test_a_score_that_is_no_number_is_refused_exactly_where_it_matters(case, value, data):
-    scores, among = case
+    scores, candidates = case
     place = data.draw(st.integers(0, len(scores) - 1))
     scores[place] = value
-    if among[place]:
+    if candidates[place]:
         with pytest.raises(ValueError, match="Expected finite scores"):
-            choose(scores, 0, among, derived_generator(0))
+            choose(scores, 0, candidates, derived_generator(0))
     else:
-        assert not choose(scores, 0, among, derived_generator(0)).any()
+        assert not choose(scores, 0, candidates, derived_generator(0)).any()
 
 
 @given(scored(), st.booleans(), st.data())
-def test_any_rewiring_keeps_the_count_and_grows_only_what_was_inactive(case, regrow, data):
+def test_any_exchange_keeps_the_count_and_grows_only_what_was_inactive(case, regrow, data):
     scores, mask = case
     active = mask.nonzero().flatten().tolist()
     most = len(active) if regrow else min(len(active), len(mask) - len(active))
-    dropped = torch.zeros_like(mask)
+    pruned = torch.zeros_like(mask)
     if most:
-        dropped[data.draw(st.lists(st.sampled_from(active), max_size=most, unique=True))] = True
-    new, grown = rewire(mask, dropped, scores, derived_generator(1), regrow)
+        pruned[data.draw(st.lists(st.sampled_from(active), max_size=most, unique=True))] = True
+    new, grown = exchange(mask, pruned, scores, derived_generator(1), regrow=regrow)
     assert int(new.sum()) == int(mask.sum())
     assert not (grown & mask).any()
     assert (new & ~mask).equal(grown)
-    assert (mask & ~dropped & ~new).sum() == 0
+    assert (mask & ~pruned & ~new).sum() == 0
     if not regrow:
-        assert not (new & dropped).any()
-        assert int(grown.sum()) == int(dropped.sum())
+        assert not (new & pruned).any()
+        assert int(grown.sum()) == int(pruned.sum())

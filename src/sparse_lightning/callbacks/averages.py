@@ -15,7 +15,8 @@ def project_averages(trainer: Trainer, module: nn.Module, masks: Mapping[str, Te
     """Bring averages of these weights onto their masks.
 
     These are the averages that Lightning's callbacks keep, and those within the model: modules such as PyTorch's
-    AveragedModel, which hold a copy in `module` and have a method that updates it.
+    AveragedModel, which hold a copy of another module and have a method `update` or `update_parameters`. A copy without
+    such a method, a teacher or a target network, is left alone.
     """
     pairs = [*_of_callbacks(trainer, module), *_within(module)]
     for source, average in pairs:
@@ -44,14 +45,19 @@ def _of_callbacks(trainer: Trainer, module: nn.Module) -> Iterator[tuple[str, di
 def _within(module: nn.Module) -> Iterator[tuple[str, dict[str, nn.Parameter]]]:
     """Averages within a model, each with the prefix of the submodule that it averages."""
     modules = dict(module.named_modules())
-    for path, each in modules.items():
-        copy = getattr(each, "module", None)
-        if not (isinstance(copy, nn.Module) and (hasattr(each, "update_parameters") or hasattr(each, "update"))):
-            continue
+    copies = [
+        (path, copy)
+        for path, each in modules.items()
+        if path and (hasattr(each, "update_parameters") or hasattr(each, "update"))
+        for copy in each.children()
+    ]
+    for path, copy in copies:
         average = dict(copy.named_parameters())
         shapes = {name: weight.shape for name, weight in average.items()}
-        for source, candidate in modules.items():
-            inside = source == path or source.startswith(f"{path}.")
-            if not inside and {name: weight.shape for name, weight in candidate.named_parameters()} == shapes:
-                yield f"{source}." if source else "", average
+        for source, candidate in modules.items() if shapes else ():
+            outside = (
+                source and source != path and not source.startswith(f"{path}.") and not path.startswith(f"{source}.")
+            )
+            if outside and {name: weight.shape for name, weight in candidate.named_parameters()} == shapes:
+                yield f"{source}.", average
                 break

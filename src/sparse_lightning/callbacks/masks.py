@@ -26,6 +26,7 @@ class Masks(Mapping[str, Tensor]):
         self._masks: dict[str, Tensor] = {}
         self._module: nn.Module | None = None
         self._owners: dict[str, tuple[nn.Module, str]] = {}
+        self._enforced: dict[str, tuple[int, int]] = {}
         self._handle: RemovableHandle | None = None
 
     def __getitem__(self, name: str) -> Tensor:
@@ -86,6 +87,14 @@ class Masks(Mapping[str, Tensor]):
         for name in self._masks if names is None else names:
             weight = self.weight(name)
             zero_inactive_(weight, self._masks[name])
+            self._enforced[name] = _version(weight)
+
+    def enforce_changed(self) -> None:
+        """Zero the inactive weights where PyTorch has counted a change since they were zeroed last.
+
+        That costs next to nothing where none was changed. Changes through ``.data`` are not counted.
+        """
+        self.enforce([name for name in self._masks if _version(self.weight(name)) != self._enforced.get(name)])
 
     def repair(self) -> list[str]:
         """Zero the inactive weights, and return the names of those weights that had any that were not zero."""
@@ -119,7 +128,7 @@ class Masks(Mapping[str, Tensor]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry the masks, not the model."""
-        return {"_masks": self._masks, "_module": None, "_owners": {}, "_handle": None}
+        return Masks().__dict__ | {"_masks": self._masks}
 
 
 class StepHook:
@@ -158,6 +167,10 @@ class StepHook:
         """Whether it is calling."""
         return self._handle is not None
 
+    def has_met(self, optimizer: Optimizer) -> bool:
+        """Return whether an optimizer has stepped since `attach` or `forget`."""
+        return id(optimizer) in self._held
+
     def forget(self) -> None:
         """Ask anew which weights each optimizer holds."""
         self._held = {}
@@ -176,3 +189,8 @@ class StepHook:
 def is_off(weight: Tensor, mask: Tensor) -> bool:
     """Return whether an inactive weight is anything but zero; NaN and infinity are."""
     return bool(torch.where(mask, 0, weight.detach()).any())
+
+
+def _version(weight: Tensor) -> tuple[int, int]:
+    """The memory of a weight, and how often it has been changed in place; -1 where PyTorch does not count."""
+    return weight.data_ptr(), -1 if weight.is_inference() else weight._version

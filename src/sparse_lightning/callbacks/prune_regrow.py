@@ -226,6 +226,8 @@ class PruneRegrow(Callback):
         """Make the model sparse, once every layer is built and every checkpoint loaded."""
         chosen = [each._training.topology.choose(pl_module, trainer.optimizers).counts for each in all_of(trainer)]
         compatibility.refuse_shared_weights(chosen)
+        if self._moves():
+            self._training.refuse_endless(trainer)
         self._training.begin(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -240,8 +242,8 @@ class PruneRegrow(Callback):
         self._training.before_batch(batch_idx, lambda: self.should_rewire(trainer, pl_module))
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Let the statistics take in the batch."""
-        self._training.statistics.count()
+        """Let the statistics take in the batch, and check what was changed after the optimizer's step."""
+        self._training.after_batch()
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *index: int) -> None:
         """Check the weights before they are validated: here, past all that others do when a validation starts."""

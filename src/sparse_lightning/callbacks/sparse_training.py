@@ -55,7 +55,8 @@ class SparseTraining:
         self._trainer: Trainer | None = None
         self._now: int | None = None
         self._resumed = False
-        self._enforce_next = False
+        self._enforce_next = self._enforce_always = False
+        self._batches = 0
         self._warned: set[str] = set()
         self._optimizers: dict[int, Optimizer] = {}
 
@@ -69,13 +70,15 @@ class SparseTraining:
     def begin(self, trainer: Trainer, module: nn.Module) -> None:
         """Make the model sparse, once every layer is built and every checkpoint loaded."""
         self.sparsify(module, trainer.optimizers, loaded=trainer.ckpt_path is not None and not self._resumed)
+        self._trainer = trainer
         project_averages(trainer, module, self.topology.masks, list(self.topology.masks))
 
     def attach(self, trainer: Trainer, module: nn.Module) -> None:
         """Attach to optimizers and statistics, and bring onto the masks whatever was made anew since `begin`."""
         if not self._resumed:
             self.clock.restart()
-        self._resumed, self._trainer = False, trainer
+        self._resumed, self._trainer, self._batches = False, trainer, 0
+        self._enforce_always = not _steps_as_lightning_does(module)
         self.topology.extend(module, self._known_optimizers(module), self.current_seed())
         self.topology.masks.enforce()
         self._attach_statistics(module)
@@ -118,9 +121,7 @@ class SparseTraining:
             return
         if batch_idx == 0:
             self._extend(module)
-        if self._enforce_next:
-            self.topology.masks.enforce()  # an optimizer may have left its evaluation mode
-            self._enforce_next = False
+        self._keep_on_masks()
         now = self.now(trainer)
         if now == self._now:
             return
@@ -134,11 +135,31 @@ class SparseTraining:
             if not self.reads_gradient:
                 self.rewire(self.topology.trained())
 
+    def after_batch(self) -> None:
+        """Let the statistics take in the batch, and bring back what was changed after the optimizer's step."""
+        self.statistics.count()
+        if self._trainer is not None:
+            unmet = any(not self._hook.has_met(optimizer) for optimizer in self._trainer.optimizers)
+            self._enforce_next |= unmet  # a wrapper that PyTorch's hook does not reach may have stepped
+            self._batches += 1
+            self._keep_on_masks()
+
     def check(self) -> None:
         """Before a validation, a checkpoint and the end: bring onto the masks what anything has moved off them."""
-        if self._hook.attached:
-            self.topology.repair()
+        if self._trainer is not None:
+            self._enforce_always |= bool(self.topology.repair())
             self._enforce_next = True
+
+    def _keep_on_masks(self) -> None:
+        """Bring onto the masks what was changed outside of the steps of optimizers, before it is trained on."""
+        masks = self.topology.masks
+        if self._enforce_next or self._enforce_always:
+            masks.enforce()  # an optimizer may have left its evaluation mode
+            self._enforce_next = False
+        elif self._batches & (self._batches - 1) == 0:  # after 1, 2, 4, 8 ... batches, whatever PyTorch has counted
+            self._enforce_always |= bool(self.topology.repair())
+        else:
+            masks.enforce_changed()
 
     def announce(self, factor: Fraction, progress: Fraction) -> None:
         """Make a rewiring due in every layer that is trained and that the criteria can decide about."""
@@ -175,6 +196,18 @@ class SparseTraining:
         """Return whether the clock says that a rewiring is due."""
         return self.timing.is_due(self.now(trainer), self.clock.end(trainer, self.timing.by_steps))
 
+    def refuse_endless(self, trainer: Trainer) -> None:
+        """Refuse a schedule or a share of a training that has no end.
+
+        Raises:
+            ValueError: It has none.
+        """
+        if self.timing.needs_end() and not self.clock.has_end(trainer):
+            raise ValueError(
+                "Expected a Trainer with an end, as a schedule or a share for stop asks for, got one without: set "
+                "max_epochs, max_steps or max_time, or stop to a number"
+            )
+
     def warn_if_never_due(self, trainer: Trainer, method: str) -> None:
         """Warn where a training ends before the first rewiring."""
         now, end = self.now(trainer), self.clock.end(trainer, self.timing.by_steps)
@@ -185,7 +218,7 @@ class SparseTraining:
 
     def current_seed(self) -> int:
         """Return the seed that was given, else that of ``seed_everything``, else 0."""
-        return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0))
+        return int(os.environ.get("PL_GLOBAL_SEED", 0) if self.seed is None else self.seed)
 
     # Hooks on optimizers.
 
@@ -261,3 +294,9 @@ class SparseTraining:
 
 def _has_finite_gradient(weight: nn.Parameter) -> bool:
     return weight.grad is not None and bool(weight.grad.isfinite().all())
+
+
+def _steps_as_lightning_does(module: nn.Module) -> bool:
+    """Whether a LightningModule leaves an optimizer's step to Lightning, under either of Lightning's names."""
+    step = getattr(type(module), "optimizer_step", None)
+    return getattr(step, "__qualname__", "") == "LightningModule.optimizer_step"

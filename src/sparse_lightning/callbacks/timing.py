@@ -153,6 +153,11 @@ class Clock:
             ends.append(now / share)
         return min(ends, default=None)
 
+    def has_end(self, trainer: Trainer) -> bool:
+        """Return whether a training has a limit in epochs, steps or time."""
+        limits = (-1 if trainer.max_epochs is None else trainer.max_epochs, trainer.max_steps)
+        return any(limit >= 0 for limit in limits) or _remaining_timer(trainer) is not None
+
     def state_dict(self) -> dict[str, Any]:
         """Return the counts."""
         return {"steps": self.steps, "counts": list(self._counts)}
@@ -214,11 +219,15 @@ def _batches(trainer: Trainer) -> int | None:
 
 def _time_share(trainer: Trainer) -> Fraction | None:
     """The share of `max_time` that has passed on the first rank, or None without such a limit."""
+    timer = _remaining_timer(trainer)
+    if timer is None:
+        return None
+    elapsed, remaining = timer.time_elapsed(), timer.time_remaining() or 0.0
+    share = trainer.strategy.broadcast(elapsed / (elapsed + max(remaining, 0.0)))
+    return exact_fraction(share) or None
+
+
+def _remaining_timer(trainer: Trainer) -> Timer | None:
+    """The first timer with a limit, or None."""
     timers = (each for each in trainer.callbacks if isinstance(each, Timer))  # type: ignore[attr-defined]
-    for timer in timers:
-        remaining = timer.time_remaining()
-        if remaining is not None:
-            elapsed = timer.time_elapsed()
-            share = trainer.strategy.broadcast(elapsed / (elapsed + max(remaining, 0.0)))
-            return exact_fraction(share) or None
-    return None
+    return next((timer for timer in timers if timer.time_remaining() is not None), None)

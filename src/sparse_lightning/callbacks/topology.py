@@ -1,7 +1,7 @@
 """The sparse weights of a model: found, given their first masks, and kept on them."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -12,7 +12,7 @@ from sparse_lightning.callbacks.initial import InitialName, first_mask, has_topo
 from sparse_lightning.callbacks.masks import Masks, is_off
 from sparse_lightning.callbacks.optimizer_state import trained_by
 from sparse_lightning.callbacks.selection import Choice, Selection, layer_name
-from sparse_lightning.functional.checks import expect
+from sparse_lightning.functional.checks import expect, named
 
 
 class Topology:
@@ -32,6 +32,7 @@ class Topology:
         self._pending: tuple[str, ...] = ()
         self._warned: set[str] = set()
         self._initial: InitialName = initial if isinstance(initial, str) else "auto"
+        named("initial", self._initial, dict.fromkeys(get_args(InitialName)))
         if not isinstance(initial, str):
             self.start_from(initial)
 
