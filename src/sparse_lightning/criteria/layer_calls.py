@@ -228,7 +228,7 @@ class LayerCalls:
 
     def _hook(self, keys: Iterable[int]) -> None:
         # A compiled model has its hooks outside of its graphs, and keeps them: it does not notice later changes.
-        hook = torch.compiler.disable(self._forward_hook) if self._compiled else self._forward_hook  # type: ignore[no-untyped-call]
+        hook: Any = torch.compiler.disable(self._forward_hook) if self._compiled else self._forward_hook  # type: ignore[no-untyped-call]
         for key in keys:
             if key not in self._handles:
                 self._handles[key] = self._modules[key].register_forward_hook(hook, with_kwargs=True)
