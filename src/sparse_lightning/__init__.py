@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from sparse_lightning.datamodules.mnist import MNISTDataModule
     from sparse_lightning.export.inspection import sparsity_report, topology_of
     from sparse_lightning.models.sparse_mlp import SparseMLP
+    from sparse_lightning.nn.k_winners import KWinners
+    from sparse_lightning.nn.sparse_linear import SparseLinear
 
 __version__ = "0.1.0"
 _NAMES = {
@@ -51,6 +53,8 @@ _NAMES = {
     "datamodules.mnist": ("MNISTDataModule",),
     "export.inspection": ("sparsity_report", "topology_of"),
     "models.sparse_mlp": ("SparseMLP",),
+    "nn.k_winners": ("KWinners",),
+    "nn.sparse_linear": ("SparseLinear",),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
@@ -66,6 +70,7 @@ __all__ = [
     "HebbianRegrow",
     "InverseHebbianGrowth",
     "InverseHebbianPruning",
+    "KWinners",
     "LayerView",
     "MNISTDataModule",
     "MagnitudePruning",
@@ -77,6 +82,7 @@ __all__ = [
     "RandomRegrow",
     "RigL",
     "SignedMagnitudePruning",
+    "SparseLinear",
     "SparseMLP",
     "StaticSparse",
     "WeightedHebbianPruning",

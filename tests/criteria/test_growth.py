@@ -12,7 +12,7 @@ from sparse_lightning.criteria.growth import (
     MomentumGrowth,
     RandomGrowth,
 )
-from sparse_lightning.functional.masks import derived_generator, exchange
+from sparse_lightning.functional.masks import derived_generator
 
 
 def watched(growth: HebbianGrowth, layer: nn.Linear, inputs: list[list[float]]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparse_lightning.functional import masks
-from sparse_lightning.functional.masks import choose, fingerprint, derived_generator, part, random_mask, exchange, room
+from sparse_lightning.functional.masks import choose, derived_generator, fingerprint, part, random_mask, room
 
 
 def bits(*rows: str) -> Tensor:

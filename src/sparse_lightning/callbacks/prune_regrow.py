@@ -169,11 +169,13 @@ class PruneRegrow(Callback):
     @property
     def masks(self) -> Mapping[str, Tensor]:
         """The active connections of each layer, boolean, shaped like the weight, by parameter name; read-only."""
+        self._training.receive()
         return self._training.topology.masks.read_only
 
     @property
     def rewirings(self) -> int:
         """The number of rewirings so far."""
+        self._training.receive()
         return self._training.rewirings.number
 
     def dead_connections(self, module: nn.Module) -> dict[str, int]:

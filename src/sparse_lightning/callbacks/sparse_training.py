@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from sparse_lightning.callbacks import compatibility
 from sparse_lightning.callbacks.averages import only_averages, project_averages
+from sparse_lightning.callbacks.handoff import Handoff
 from sparse_lightning.callbacks.masks import StepHook
 from sparse_lightning.callbacks.optimizer_state import optimizers_of, reset_state
 from sparse_lightning.callbacks.rewiring import Decisions, Rewirings, checked_factor
@@ -50,7 +51,7 @@ class SparseTraining:
     def __post_init__(self) -> None:
         self.statistics = Statistics(self.criteria)
         self.clock, self.drops, self.rewirings = Clock(), LearningRateDrops(), Rewirings()
-        self._hook = StepHook()
+        self._hook, self._handoff = StepHook(), Handoff()
         self._trainer: Trainer | None = None
         self._now: int | None = None
         self._resumed = False
@@ -86,6 +87,8 @@ class SparseTraining:
         """Check the weights, and detach. The next fit begins with the rewiring that the last epoch did not get."""
         self.check()
         self._now = None if self.timing.by_steps else -1
+        if self._trainer is not None and self._trainer.world_size > 1:
+            self._handoff.send(self._trainer, self.state_dict())
         self.detach()
 
     def detach(self) -> None:
@@ -94,6 +97,12 @@ class SparseTraining:
         self._hook.detach()
         self.topology.masks.detach()
         self._trainer, self._optimizers = None, {}
+
+    def receive(self) -> None:
+        """Take over the state of a training that other processes have done for this one."""
+        if state := self._handoff.receive():
+            self.load_state_dict(state)
+            self._resumed = False
 
     def restart(self) -> None:
         """Forget what came before."""

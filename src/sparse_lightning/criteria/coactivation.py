@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparse_lightning.criteria.base import Statistic
 from sparse_lightning.criteria.layer_calls import LayerCall, LayerCalls, is_transposed_linear
 from sparse_lightning.functional.coactivation import add_coactivation_, exact_counts, sample_count
 
@@ -162,25 +161,6 @@ class CoactivationTracker:
         self.samples[name] += sample_count(inputs, outputs, call.layer)
         counts = self._counts[name] = exact_counts(self._counts[name].to(outputs.device), self.samples[name])
         add_coactivation_(counts if call.rows is None else counts[call.rows], inputs, outputs, call.layer)
-
-
-class Hebbian:
-    """What makes a criterion Hebbian: a :class:`CoactivationTracker` among its statistics.
-
-    Args:
-        count_validation: Count the validation samples too, a leak; see :class:`CoactivationTracker`.
-        read_at: Where a layer's activity is read, {layer name: module name}; found automatically for other layers.
-    """
-
-    statistics: Mapping[str, Statistic]
-
-    def __init__(self, count_validation: bool = False, read_at: Mapping[str, str] | None = None) -> None:
-        self.statistics = {"coactivation": CoactivationTracker(count_validation=count_validation, read_at=read_at)}
-
-    @property
-    def coactivation(self) -> CoactivationTracker:
-        """The counts since the last rewiring."""
-        return cast(CoactivationTracker, self.statistics["coactivation"])
 
 
 def _integers(counts: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What the layers of a model receive and what their units become, recorded by forward hooks while it trains."""
 
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -86,12 +86,19 @@ class LayerCalls:
         self._overrides = _resolved_overrides(module, names, read_at)
         self._ends: dict[int, dict[int, str]] = {}  # where each layer was read, with the names of these modules
         self._followers: set[int] = set()
-        self._handles: dict[int, RemovableHandle] = {}
+        self._handles: list[RemovableHandle] = []
+        self._follower_handles: dict[int, RemovableHandle] = {}
+        self._checked: dict[int, tuple[torch.Size, torch.Size]] = {}
         self._calls: list[LayerCall] = []
         self._open: dict[int, LayerCall] = {}
         self._awaiting: dict[int, list[tuple[LayerCall, torch.Size]]] = {}
         self._known: dict[str, tuple[Tensor, int, Tensor]] = {}
-        self._hook(self._names.keys() | {id(place) for place in self._overrides.values()})
+        for place in dict.fromkeys(map(id, self._overrides.values())):
+            self._handles.append(self._register(place, self._override_hook))
+        for layer in self._names:
+            is_attention = isinstance(self._modules[layer], nn.MultiheadAttention)
+            hook = self._attention_hook if is_attention else self._layer_hook
+            self._handles.append(self._register(layer, hook))
         self._watch()
 
     def __reduce__(self) -> tuple[type["LayerCalls"], tuple[nn.Module, tuple[()]]]:
@@ -113,7 +120,7 @@ class LayerCalls:
 
     def close(self) -> None:
         """Remove the hooks."""
-        for handle in self._handles.values():
+        for handle in [*self._handles, *self._follower_handles.values()]:
             handle.remove()
 
     def take(self) -> list[LayerCall]:
@@ -132,26 +139,55 @@ class LayerCalls:
         self._known.clear()
         return calls
 
-    def _forward_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        key = id(module)
-        if key in self._awaiting and isinstance(output, Tensor):
-            self._read_override(module, output)
-        value: Any = args[0] if args else next(iter(kwargs.values()), None)
-        if key in self._names:
-            is_tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-            if (module.training or self._count_validation) and not is_tracing:
-                if isinstance(module, nn.MultiheadAttention):
-                    self._record_attention(module, args, kwargs)
-                elif isinstance(value, Tensor) and isinstance(output, Tensor):
-                    self._record(module, value, output)
-        elif self._open and isinstance(output, Tensor) and id(value) in self._open and value.shape == output.shape:
-            self._follow(self._open.pop(id(value)), module, output)
+    def _layer_hook(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        inputs = args[0] if args else next(iter(kwargs.values()), None)
+        if self._is_recorded(layer) and isinstance(inputs, Tensor) and isinstance(output, Tensor):
+            shapes = inputs.shape, output.shape
+            if self._checked.get(id(layer)) == shapes or is_countable(inputs, output, layer):
+                self._checked[id(layer)] = shapes
+                self._record(layer, inputs, output)
+
+    @torch.no_grad()
+    def _attention_hook(
+        self, layer: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        """Record the input projections, whose outputs are computed anew because attention does not return them."""
+        if self._is_recorded(layer):
+            arguments = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+            query, key, value = (arguments[each] for each in ("query", "key", "value"))
+            for attribute, rows, inputs, projected in _input_projections(layer, query, key, value):
+                name = self._names[id(layer)].get(attribute)
+                if name is not None and is_countable(inputs, projected):
+                    active = self._input_activity(layer, inputs)
+                    self._calls.append(LayerCall(name, layer, active, layer, projected, activity(projected), rows))
+
+    def _follower_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if self._open:
+            taken: Any = args[0] if args else next(iter(kwargs.values()), None)
+            call = self._open.get(id(taken))
+            if call is not None and isinstance(output, Tensor) and output.shape == taken.shape:
+                del self._open[id(taken)]
+                self._followers.add(id(module))
+                self._follow(call, module, output)
+
+    def _override_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        for call, shape in self._awaiting.pop(id(module), ()):
+            if output.shape != shape:
+                raise ValueError(
+                    f"Expected {self._places[id(module)]!r} to return the units of {call.name!r}, {list(shape)}, got "
+                    f"{list(output.shape)}: read_at names another module's"
+                )
+            call.outputs = activity(output)
+
+    def _is_recorded(self, layer: nn.Module) -> bool:
+        """Whether this call of a layer, and not of a copy of it, is recorded."""
+        if not (layer.training or self._count_validation) or id(layer) not in self._names:
+            return False
+        return not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
     def _record(self, layer: nn.Module, inputs: Tensor, output: Tensor) -> None:
         """Begin a call of a layer."""
-        if not is_countable(inputs, output, layer):
-            return
-        (name, *_) = self._names[id(layer)].values()
+        name = next(iter(self._names[id(layer)].values()))
         call = LayerCall(name, layer, self._input_activity(layer, inputs), layer)
         self._calls.append(call)
         place = self._overrides.get(name)
@@ -164,24 +200,14 @@ class LayerCalls:
         else:
             self._awaiting.setdefault(id(place), []).append((call, output.shape))
 
-    @torch.no_grad()
-    def _record_attention(self, layer: nn.MultiheadAttention, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Record the input projections, whose outputs are computed anew because attention does not return them."""
-        arguments = dict(zip(("query", "key", "value"), args, strict=False)) | dict(kwargs)
-        query, key, value = (arguments[each] for each in ("query", "key", "value"))
-        for attribute, rows, inputs, output in _input_projections(layer, query, key, value):
-            name = self._names[id(layer)].get(attribute)
-            if name is not None and is_countable(inputs, output):
-                active = self._input_activity(layer, inputs)
-                self._calls.append(LayerCall(name, layer, active, layer, output, activity(output), rows))
-
     def _input_activity(self, layer: nn.Module, inputs: Tensor) -> Tensor:
         """Activity of a layer's input, computed once if it is the last layer's input or output, unchanged."""
         if isinstance(layer, nn.Embedding):
             return inputs.clone()
-        for tensor, version, active in self._known.values():
-            if tensor is inputs and tensor._version == version:
-                return active
+        for kind in ("output", "input"):
+            known = self._known.get(kind)
+            if known is not None and known[0] is inputs and known[1] == inputs._version:
+                return known[2]
         active = activity(inputs)
         self._remember("input", inputs, active)
         return active
@@ -194,8 +220,6 @@ class LayerCalls:
         """A module returned the output of a call: read the activity here, or at a module that follows, or both."""
         ends = self._ends.get(id(call.layer), {})
         call.end, call.output, call.outputs = module, output, None
-        if module is not call.layer:
-            self._followers.add(id(module))
         if self._watching or id(module) in ends:
             # Activity is taken at once, since later operations may change the tensor in place.
             call.outputs = activity(output)
@@ -205,33 +229,23 @@ class LayerCalls:
         else:
             self._open[id(output)] = call  # which holds the tensor, so that its id stays its own
 
-    def _read_override(self, module: nn.Module, output: Tensor) -> None:
-        for call, shape in self._awaiting.pop(id(module)):
-            if output.shape != shape:
-                raise ValueError(
-                    f"Expected {self._places[id(module)]!r} to return the units of {call.name!r}, {list(shape)}, got "
-                    f"{list(output.shape)}: read_at names another module's"
-                )
-            call.outputs = activity(output)
-
     def _watch(self) -> None:
         """Hook every module that may follow a layer."""
         self._watching = True
-        self._hook(key for key, module in self._modules.items() if _may_follow(module))
+        for key, module in self._modules.items():
+            if key not in self._follower_handles and _may_follow(module):
+                self._follower_handles[key] = self._register(key, self._follower_hook)
 
     def _stop_watching(self) -> None:
-        """Keep the hooks of layers and of what followed them."""
+        """Keep only the hooks of modules that followed a layer."""
         self._watching = False
-        needed = self._names.keys() | self._followers | {id(place) for place in self._overrides.values()}
-        for key in () if self._compiled else self._handles.keys() - needed:
-            self._handles.pop(key).remove()
+        for key in () if self._compiled else self._follower_handles.keys() - self._followers:
+            self._follower_handles.pop(key).remove()
 
-    def _hook(self, keys: Iterable[int]) -> None:
-        # A compiled model has its hooks outside of its graphs, and keeps them: it does not notice later changes.
-        hook: Any = torch.compiler.disable(self._forward_hook) if self._compiled else self._forward_hook  # type: ignore[no-untyped-call]
-        for key in keys:
-            if key not in self._handles:
-                self._handles[key] = self._modules[key].register_forward_hook(hook, with_kwargs=True)
+    def _register(self, key: int, hook: Callable[..., None]) -> RemovableHandle:
+        # A compiled model runs its hooks outside of its graphs, and keeps them: it does not notice later changes.
+        called: Any = torch.compiler.disable(hook) if self._compiled else hook  # type: ignore[no-untyped-call]
+        return self._modules[key].register_forward_hook(called, with_kwargs=True)
 
 
 def countable_layers(module: nn.Module, names: Collection[str]) -> dict[str, list[tuple[nn.Module, str]]]:
@@ -265,7 +279,7 @@ def _names_by_layer(layers: Mapping[str, Iterable[tuple[nn.Module, str]]]) -> di
     names: dict[int, dict[str, str]] = {}
     for name, found in layers.items():
         for layer, attribute in found:
-            names.setdefault(id(layer), {})[attribute] = name
+            names.setdefault(id(layer), {}).setdefault(attribute, name)
     return names
 
 

@@ -45,16 +45,14 @@ def coactivation(inputs: Tensor, outputs: Tensor, layer: nn.Module | None = None
 
 
 def activity(values: Tensor) -> Tensor:
-    """Where values are above zero: 1.0 or 0.0 in float32, or booleans for four dimensions and more, to save memory.
+    """Where values are above zero: 1 or 0, in float32, or in int8 from four dimensions on, to save memory.
 
     >>> activity(torch.tensor([-1., 0., 2.]))
     tensor([0., 0., 1.])
     """
-    values = values.detach()
-    if values.dim() > 3:
-        return values > 0
-    # On CPUs a comparison written into floats is several times faster than one into booleans.
-    return torch.gt(values, 0, out=torch.empty_like(values, dtype=torch.float32))
+    # On CPUs comparing into booleans, and converting these to floats, takes several times as long.
+    values, dtype = values.detach(), torch.int8 if values.dim() > 3 else torch.float32
+    return torch.gt(values, 0, out=torch.empty_like(values, dtype=dtype))
 
 
 def sample_count(inputs: Tensor, outputs: Tensor, layer: nn.Module | None = None) -> int:
@@ -143,8 +141,9 @@ def add_coactivation_(counts: Tensor, inputs: Tensor, outputs: Tensor, layer: nn
     if isinstance(layer, nn.Embedding):
         counts.index_add_(0, inputs.flatten(), outputs.reshape(-1, outputs.shape[-1]).to(counts.dtype))
     elif counts.is_floating_point() and not isinstance(layer, _ConvNd):
-        inputs, outputs = inputs.float(), outputs.float()
-        counts.addmm_(outputs.reshape(-1, outputs.shape[-1]).T, inputs.reshape(-1, inputs.shape[-1]))
+        if inputs.dim() != 2:
+            inputs, outputs = inputs.reshape(-1, inputs.shape[-1]), outputs.reshape(-1, outputs.shape[-1])
+        counts.addmm_(outputs.T.to(counts.dtype), inputs.to(counts.dtype))
     else:
         counts.add_(_weight_gradient(inputs, outputs, layer).to(counts.dtype))
 

@@ -1,0 +1,225 @@
+"""Counting in training, and the state of the counts."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from criteria.coactivation_reference import Reference, attached
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+
+from sparse_lightning import HebbianGrowth, PruneRegrow, SparseMLP
+from sparse_lightning.criteria.coactivation import CoactivationTracker
+
+
+def known(model: SparseMLP) -> dict[str, tuple[nn.Linear, nn.Module]]:
+    """The layers of a SparseMLP of two hidden layers, and where their activities are to be read."""
+    layers = model.network
+    pairs = ((layers.linear1, layers.relu1), (layers.linear2, layers.relu2), (layers.output, layers.output))
+    names = ("network.linear1.weight", "network.linear2.weight", "network.output.weight")
+    return dict(zip(names, pairs, strict=True))
+
+
+@pytest.fixture
+def mlp() -> SparseMLP:
+    return SparseMLP(input_size=6, num_classes=3, hidden_sizes=(8, 5), density=0.5)
+
+
+def test_counts_stay_exact_beyond_what_a_float_can_count():
+    layer = nn.Linear(1, 1, bias=False)
+    layer.weight.data.fill_(1.0)
+    tracker = attached(nn.Sequential(layer))
+    for samples in (*[2**22] * 5, 1, 1, 1):
+        layer(torch.ones(samples, 1))
+        tracker.count()
+    assert tracker.total("0.weight").item() == tracker.samples["0.weight"] == 5 * 2**22 + 3
+
+
+def test_counts_go_on_beyond_what_32_bits_hold():
+    tracker = attached(nn.Sequential(nn.Linear(1, 1)))
+    name = "0.weight"
+    tracker.load_state_dict({"counts": {name: torch.tensor([[2**31 - 2]])}, "samples": {name: 2**31 - 2}})
+    network = nn.Sequential(nn.Linear(1, 1, bias=False))
+    network[0].weight.data.fill_(1.0)
+    tracker.attach(network, [name])
+    network(torch.ones(5, 1))
+    tracker.count()
+    assert tracker.total(name).item() == tracker.samples[name] == 2**31 + 3
+
+
+def test_several_passes_count_together():
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    tracker, reference = attached(network), Reference({"0.weight": (network[0], network[1])})
+    for passes in (2, 3):
+        for _ in range(passes):
+            network(torch.randn(4, 6))
+        tracker.count()
+    torch.testing.assert_close(tracker.counts, reference.counts)
+
+
+class ClearEachEpoch(Callback):
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+
+    def on_train_epoch_start(self, *_: object) -> None:
+        self.reference.clear()
+
+
+@pytest.mark.filterwarnings("ignore:PruneRegrow will not rewire")
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("validated", [False, True])
+def test_training_counts_the_last_epoch_to_the_last_sample(trainer, data, precision, epochs, validated):
+    mlp = SparseMLP(input_size=6, num_classes=3, hidden_sizes=(8, 5), density=0.5, count_validation=validated)
+    reference = Reference(known(mlp), validation=validated)
+    # The sanity check's batch comes before the first epoch's start, where all reference until then is cleared.
+    trainer(max_epochs=epochs, precision=precision, callbacks=[ClearEachEpoch(reference)]).fit(mlp, data)
+    tracker = mlp.prune_regrow.growth.coactivation
+    assert sum(int(counts.sum()) for counts in reference.counts.values()) > 0
+    torch.testing.assert_close(tracker.counts, reference.counts)
+    assert set(tracker.samples.values()) == {40 if validated else 20}
+
+
+def test_a_network_in_evaluation_mode_is_not_counted():
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    tracker = attached(network)
+    network.eval()(torch.randn(4, 6))
+    tracker.count()
+    assert tracker.samples == {"0.weight": 0}
+    network.train()(torch.randn(4, 6))
+    network.eval()(torch.randn(4, 6))
+    tracker.count()
+    assert tracker.samples == {"0.weight": 4}
+
+
+class Stop(Callback):
+    def on_train_batch_end(self, *_: object) -> None:
+        raise InterruptedError
+
+
+@pytest.mark.filterwarnings("ignore:PruneRegrow will not rewire")
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_no_hook_is_left_behind(trainer, mlp, data, interrupted):
+    run = trainer(max_epochs=1, callbacks=[Stop()] if interrupted else [])
+    if interrupted:
+        with pytest.raises(InterruptedError):
+            run.fit(mlp, data)
+    else:
+        run.fit(mlp, data)
+    assert not any(each._forward_hooks or each._forward_pre_hooks for each in mlp.modules())
+    assert not any(optimizer._optimizer_step_post_hooks for optimizer in run.optimizers)
+    before = copy.deepcopy(mlp.prune_regrow.growth.coactivation.counts)
+    mlp.train()(torch.randn(4, 6))
+    mlp.prune_regrow.growth.coactivation.count()
+    torch.testing.assert_close(mlp.prune_regrow.growth.coactivation.counts, before)
+
+
+def test_attaching_twice_counts_once():
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    tracker, reference = attached(network), Reference({"0.weight": (network[0], network[1])})
+    tracker.attach(network, {"0.weight": network[0]})
+    network(torch.randn(4, 6))
+    tracker.count()
+    torch.testing.assert_close(tracker.counts, reference.counts)
+
+
+@pytest.mark.parametrize("batches", [0, 1])
+def test_a_copy_of_the_network_made_while_counting_runs_and_is_not_counted(batches):
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    tracker = attached(network)
+    for _ in range(batches):
+        network(torch.randn(4, 6))
+        tracker.count()
+    copy.deepcopy(network)(torch.randn(4, 6))  # as weight averaging does
+    tracker.count()
+    assert tracker.samples == {"0.weight": 4 * batches}
+
+
+def pickled(tracker: CoactivationTracker) -> CoactivationTracker:
+    return pickle.loads(pickle.dumps(tracker))
+
+
+def saved(tracker: CoactivationTracker) -> CoactivationTracker:
+    other = CoactivationTracker(count_validation=tracker.count_validation)
+    other.load_state_dict(tracker.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("carry", [copy.deepcopy, pickled, saved])
+def test_a_copy_has_the_counts_and_goes_on_alone(carry):
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    tracker = attached(network, count_validation=True)
+    network(torch.randn(4, 6))
+    tracker.count()
+    other = carry(tracker)
+    assert other.count_validation
+    torch.testing.assert_close(other.counts, tracker.counts)
+    counted = tracker.counts["0.weight"].clone()
+    assert counted.any()
+
+    fresh = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    reference = Reference({"0.weight": (fresh[0], fresh[1])})
+    other.attach(fresh, {"0.weight": fresh[0]})
+    fresh(torch.randn(4, 6))
+    other.count()
+    assert tracker.counts["0.weight"].equal(counted)
+    assert other.counts["0.weight"].equal(counted + reference.counts["0.weight"])
+    assert other.samples == {"0.weight": 8}
+
+
+def test_a_reset_starts_again_from_zero():
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    tracker = attached(network)
+    network(torch.randn(4, 6))
+    tracker.count()
+    tracker.reset()
+    assert not tracker.counts["0.weight"].any()
+    with pytest.raises(RuntimeError, match="got no call since the last reset"):
+        tracker.total("0.weight")
+
+
+class Metered(nn.Sequential):
+    """A network that measures itself; a metric's hash changes whenever its state does."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+        self.accuracy = pytest.importorskip("torchmetrics").classification.MulticlassAccuracy(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self[2](self[1](self[0](x)))
+        self.accuracy(logits, logits.argmax(-1))
+        return logits
+
+
+def test_training_beside_a_metric_counts_every_sample(trainer, model, data):
+    callback = PruneRegrow(density=0.5, growth=HebbianGrowth())
+    trainer(max_epochs=3, callbacks=[callback]).fit(model(Metered()), data)
+    assert callback.rewirings == 2
+    assert callback.growth.coactivation.samples == {"network.0.weight": 20, "network.2.weight": 20}
+
+
+# Several ranks, and other models.
+
+
+@pytest.mark.parametrize("ranks", [(0, 0), (0, 3), (2, 0)])
+def test_a_weight_is_uncounted_only_if_no_rank_counted_it(monkeypatch, ranks):
+    network, tracker = nn.Sequential(nn.Linear(6, 5)), CoactivationTracker()
+    tracker.attach(network, ["0.weight"])
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda samples: samples.add_(ranks[1]))
+    tracker.samples["0.weight"] = ranks[0]
+    assert tracker.uncounted(["0.weight"]) == ([] if any(ranks) else ["0.weight"])
+
+
+def test_counts_of_another_shape_start_again():
+    tracker = CoactivationTracker()
+    tracker.load_state_dict({"counts": {"0.weight": torch.ones(2, 2, dtype=torch.int32)}, "samples": {"0.weight": 4}})
+    tracker.attach(nn.Sequential(nn.Linear(6, 5)), ["0.weight"])
+    assert tracker.counts["0.weight"].shape == (5, 6)
+    assert tracker.samples == {"0.weight": 0}
+
+
+def test_the_repr_builds_an_equal_tracker():
+    tracker = CoactivationTracker(count_validation=True, read_at={"0": "2"})
+    assert eval(repr(tracker)) == tracker != CoactivationTracker()
