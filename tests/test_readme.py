@@ -129,10 +129,11 @@ def write_runs(study: Path) -> None:
         folder = study / f"hebbian_grow={str(grow).lower()},seed=0"
         folder.mkdir(parents=True)
         config = OmegaConf.merge(
-            {"seed": 0, "model": {"hebbian_grow": grow}, "output_dir": str(study)},
+            {"seed": 0, "output_dir": str(study)},
             *(
                 {path.parent.name: OmegaConf.load(path)}
-                for path in (ROOT / "conf/model/sparse_mlp.yaml", ROOT / "conf/data/mnist.yaml")
+                for path in (ROOT / "conf").glob("*/*.yaml")
+                if path.stem in ("sparse_mlp", "mnist", "default") and path.parent.name != "logger"
             ),
             {"model": {"hebbian_grow": grow}, "trainer": {"max_epochs": 3}},
         )
