@@ -245,9 +245,11 @@ class PruneRegrow(Callback):
         """Let the statistics take in the batch, and check what was changed after the optimizer's step."""
         self._training.after_batch()
 
-    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *index: int) -> None:
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         """Check the weights before they are validated: here, past all that others do when a validation starts."""
-        if not any(index):
+        if batch_idx == dataloader_idx == 0:
             self._training.check()
 
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
@@ -263,7 +265,7 @@ class PruneRegrow(Callback):
             # With a size, which a training step that takes the loader itself does not give.
             pl_module.log_dict(topology_metrics(masks, grown), sync_dist=trainer.world_size > 1, batch_size=1)
 
-    def on_save_checkpoint(self, *args: Any) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Check the weights that are about to be saved."""
         self._training.check()
 
@@ -283,8 +285,8 @@ class PruneRegrow(Callback):
 
     # State: a resumed run equals, to the bit, one that was never interrupted.
 
-    @cached_property
-    def state_key(self) -> str:  # Lightning asks for it at every hook of every step
+    @cached_property  # Lightning asks for it at every hook of every step
+    def state_key(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Tells apart the states of several callbacks on different layers of one model."""
         density, include = self._arguments["density"], self._arguments["include"]
         chosen = density if isinstance(density, Mapping) else patterns("include", include or "*")

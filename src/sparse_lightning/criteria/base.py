@@ -74,6 +74,7 @@ class Statistic(Protocol):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold, gathered over all ranks."""
+        raise NotImplementedError
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""

@@ -244,8 +244,8 @@ class LayerCalls:
 
     def _register(self, key: int, hook: Callable[..., None]) -> RemovableHandle:
         # A compiled model runs its hooks outside of its graphs, and keeps them: it does not notice later changes.
-        hook = torch.compiler.disable(hook) if self._compiled else hook  # type: ignore[no-untyped-call]
-        return self._modules[key].register_forward_hook(hook, with_kwargs=True)
+        called: Any = torch.compiler.disable(hook) if self._compiled else hook  # type: ignore[no-untyped-call]
+        return self._modules[key].register_forward_hook(called, with_kwargs=True)
 
 
 def countable_layers(module: nn.Module, names: Collection[str]) -> dict[str, list[tuple[nn.Module, str]]]:

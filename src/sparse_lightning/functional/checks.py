@@ -36,7 +36,7 @@ def is_integer(value: Any, minimum: int | None = None) -> bool:
     [True, False, False, False]
     """
     whole = isinstance(value, Integral) and not isinstance(value, bool)
-    return whole and (minimum is None or value >= minimum)
+    return whole and (minimum is None or int(value) >= minimum)
 
 
 def nearest(name: Any, choices: Iterable[str]) -> str:

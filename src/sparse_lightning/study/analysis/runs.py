@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml  # type: ignore[import-untyped]
+import yaml
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
