@@ -1,5 +1,6 @@
 """Training on two processes: the same masks on each, statistics of both, and no silent divergence."""
 
+import os
 import subprocess
 import sys
 import time
@@ -16,7 +17,10 @@ SCRIPT = Path(__file__).with_name("distributed.py")
 
 def run(case: str, folder: Path) -> list[dict[str, Any]]:
     """What each of the two processes found."""
-    done = subprocess.run([sys.executable, SCRIPT, case, folder], capture_output=True, text=True, check=False)
+    paths = [str(SCRIPT.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, SCRIPT, case, folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     found = [folder / f"{case}-{rank}.pt" for rank in range(2)]
     assert all(path.exists() for path in found), done.stderr
     return [torch.load(path, weights_only=True) for path in found]
@@ -45,7 +49,9 @@ def test_a_run_on_two_processes_continues_to_the_bit(agreeing):
 
 
 @pytest.mark.filterwarnings(
-    "ignore:You defined a `validation_step`", "ignore:The 'train_dataloader' does not have many"
+    "ignore:You defined a `validation_step`",
+    "ignore:The 'train_dataloader' does not have many",
+    "ignore:PruneRegrow will not rewire in this training",
 )
 def test_two_processes_together_count_what_one_alone_would(agreeing):
     alone, (first, second) = distributed.still(processes=1), (found["still"] for found in agreeing)

@@ -13,7 +13,7 @@ from sparse_lightning.criteria.growth import (
     MomentumGrowth,
     RandomGrowth,
 )
-from sparse_lightning.functional.masks import derived_generator
+from sparse_lightning.functional.masks import derived_generator, exchange
 
 
 def watched(growth: HebbianGrowth, layer: nn.Linear, inputs: list[list[float]]) -> None:
