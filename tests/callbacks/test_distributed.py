@@ -10,6 +10,7 @@ from typing import Any
 import distributed
 import pytest
 import torch
+from watching import equal_states
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("distributed.py")
@@ -34,7 +35,7 @@ def agreeing(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("growth", ["random", "hebbian", "gradient", "momentum", "resnet"])
 def test_masks_weights_and_statistics_are_the_same_on_every_process(agreeing, growth):
     one, other = (found[growth] for found in agreeing)
-    torch.testing.assert_close(other["callback"], one["callback"], rtol=0, atol=0)
+    equal_states(other["callback"], one["callback"])
     assert one["callback"]["rewirings"]["number"] == (1 if growth == "resnet" else 3)
     assert sum(one["callback"]["rewirings"]["grown"].values()) > 0
     for name, mask in one["callback"]["masks"].items():
@@ -45,7 +46,7 @@ def test_masks_weights_and_statistics_are_the_same_on_every_process(agreeing, gr
 
 def test_a_run_on_two_processes_continues_to_the_bit(agreeing):
     for found in agreeing:
-        torch.testing.assert_close(found["continued"], found["hebbian"], rtol=0, atol=0)
+        equal_states(found["continued"], found["hebbian"])
 
 
 @pytest.mark.filterwarnings(
