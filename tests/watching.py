@@ -108,5 +108,17 @@ def clones(module: nn.Module) -> dict[str, Tensor]:
 
 
 def equal_states(one: Any, other: Any) -> None:
-    """Assert that two states are the same to the bit."""
-    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    """Assert that two states, nested as they may be, are the same to the bit."""
+    assert type(one) is type(other)
+    if isinstance(one, Mapping):
+        assert list(one) == list(other)
+        for key in one:
+            equal_states(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for first, second in zip(one, other, strict=True):
+            equal_states(first, second)
+    elif isinstance(one, Tensor):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+    else:
+        assert one == other

@@ -131,5 +131,4 @@ def test_accuracy_does_not_fall_below_that_of_a_static_topology(fit, inputs, gro
             module, _ = train(fit, inputs, PruneRegrow(0.1, growth=kind, seed=seed), dead_inputs, epochs=20)
             scores.append(accuracy(module))
         found[kind] = sum(scores) / len(scores)
-    print(found)
     assert found[growth] > found[None]

@@ -1,5 +1,6 @@
 """Training on two processes: the same masks on each, statistics of both, and no silent divergence."""
 
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from typing import Any
 import distributed
 import pytest
 import torch
+from watching import equal_states
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("distributed.py")
@@ -16,7 +18,10 @@ SCRIPT = Path(__file__).with_name("distributed.py")
 
 def run(case: str, folder: Path) -> list[dict[str, Any]]:
     """What each of the two processes found."""
-    done = subprocess.run([sys.executable, SCRIPT, case, folder], capture_output=True, text=True, check=False)
+    paths = [str(SCRIPT.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, SCRIPT, case, folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     found = [folder / f"{case}-{rank}.pt" for rank in range(2)]
     assert all(path.exists() for path in found), done.stderr
     return [torch.load(path, weights_only=True) for path in found]
@@ -30,7 +35,7 @@ def agreeing(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("growth", ["random", "hebbian", "gradient", "momentum", "resnet"])
 def test_masks_weights_and_statistics_are_the_same_on_every_process(agreeing, growth):
     one, other = (found[growth] for found in agreeing)
-    torch.testing.assert_close(other["callback"], one["callback"], rtol=0, atol=0)
+    equal_states(other["callback"], one["callback"])
     assert one["callback"]["rewirings"]["number"] == (1 if growth == "resnet" else 3)
     assert sum(one["callback"]["rewirings"]["grown"].values()) > 0
     for name, mask in one["callback"]["masks"].items():
@@ -41,11 +46,13 @@ def test_masks_weights_and_statistics_are_the_same_on_every_process(agreeing, gr
 
 def test_a_run_on_two_processes_continues_to_the_bit(agreeing):
     for found in agreeing:
-        torch.testing.assert_close(found["continued"], found["hebbian"], rtol=0, atol=0)
+        equal_states(found["continued"], found["hebbian"])
 
 
 @pytest.mark.filterwarnings(
-    "ignore:You defined a `validation_step`", "ignore:The 'train_dataloader' does not have many"
+    "ignore:You defined a `validation_step`",
+    "ignore:The 'train_dataloader' does not have many",
+    "ignore:PruneRegrow will not rewire in this training",
 )
 def test_two_processes_together_count_what_one_alone_would(agreeing):
     alone, (first, second) = distributed.still(processes=1), (found["still"] for found in agreeing)

@@ -89,7 +89,7 @@ def test_a_training_by_hand_with_two_optimizers_continues_to_the_bit(fit, model,
             return [SGD(self.network[:3].parameters()), AdamW(self.network[3:].parameters())]
 
     def train(path: Any = None) -> list[Any]:
-        callback = PruneRegrow(0.5, growth="gradient", every_n_steps=2)
+        callback = PruneRegrow(0.5, growth="gradient")
         trained = Two(copy.deepcopy(net))
 
         class AtTheEnd(Callback):
@@ -101,7 +101,7 @@ def test_a_training_by_hand_with_two_optimizers_continues_to_the_bit(fit, model,
         return [trained.state_dict(), callback.state_dict()]
 
     straight = train()
-    assert straight[1]["rewirings"]["number"] == 5
+    assert straight[1]["rewirings"]["number"] == 3
     equal_states(train(tmp_path / "two.ckpt"), straight)
 
 
@@ -158,15 +158,16 @@ def test_a_compiled_model_trains_the_same_and_is_not_compiled_again_when_the_top
         torch._dynamo.config.error_on_recompile = False
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert other.rewirings == sparse.rewirings == 3
-    torch.testing.assert_close(other.state_dict(), sparse.state_dict())
+    equal_states(other.state_dict(), sparse.state_dict())
     torch.testing.assert_close(fast.state_dict(), plain.state_dict())
 
 
 @pytest.mark.slow
 @DYNAMO
+@pytest.mark.filterwarnings("ignore:PruneRegrow will not rewire in this training")  # in a single epoch
 def test_a_compiled_sparse_mlp_is_not_compiled_again_for_its_metrics(trainer, data, compiled):
     data.inputs, data.labels, data.batch_size = data.inputs[:16], data.labels[:16], 2
-    module = SparseMLP(6, 3, hidden_sizes=(8,), density=0.5, growth=None)
+    module = SparseMLP(6, 3, hidden_sizes=(8,), density=0.5)
     trainer(max_epochs=1, limit_val_batches=0).fit(compiled(module), data)
     assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] < 8  # of eight batches
 
@@ -190,7 +191,7 @@ def test_a_model_of_which_a_module_is_compiled_is_counted_the_same(fit, model, c
         callback = PruneRegrow(density=0.5, growth="hebbian")
         fit(model(each), callback, epochs=2)
         counts.append(callback.state_dict())
-    torch.testing.assert_close(counts[1], counts[0])
+    equal_states(counts[1], counts[0])
 
 
 # Copies, and fits that follow each other.

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from criteria.coactivation_reference import Reference, attached
+from criteria.tracker_reference import Reference, attached
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 

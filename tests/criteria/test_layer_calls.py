@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from criteria.coactivation_reference import Reference, attached
+from criteria.tracker_reference import Reference, attached
 from functional.coactivation_reference import index_by_index, outer_products, position_by_position
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils.hooks import RemovableHandle
 
@@ -284,7 +285,7 @@ def _names_by_layer(layers: Mapping[str, Iterable[tuple[nn.Module, str]]]) -> di
 
 
 def _is_countable_weight(layer: nn.Module, attribute: str, parameter: nn.Parameter) -> bool:
-    if isinstance(layer, torch.jit.ScriptModule):
+    if isinstance(layer, torch.jit.ScriptModule) or isinstance(parameter, UninitializedParameter):
         return False
     if isinstance(layer, nn.MultiheadAttention):
         return attribute in _ATTENTION_WEIGHTS and _is_attention(layer)
