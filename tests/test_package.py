@@ -30,7 +30,7 @@ def test_training_imports_what_reports_need_only_when_one_is_made() -> None:
 
 
 def documented(public: object) -> set[str]:
-    """The arguments that the docstrings of a function, or of a class and its bases, describe; of a dataclass its attributes."""
+    """The arguments, or attributes, that the docstrings of a function, or of a class and its bases, describe."""
     texts = [inspect.getdoc(each) or "" for each in (inspect.getmro(public) if inspect.isclass(public) else [public])]
     sections = [re.search(r"^(?:Args|Attributes):\n((?: +.*\n?|\n)+)", text, re.M) for text in texts]
     return {name for found in sections if found for name in re.findall(r"^ {4}(\w+):", found.group(1), re.M)}
