@@ -1,7 +1,11 @@
+import ast
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import sparse_lightning
 
@@ -25,14 +29,33 @@ def test_training_imports_what_reports_need_only_when_one_is_made() -> None:
     assert "scipy.stats" not in brought
 
 
-def test_what_the_package_offers_is_documented() -> None:
-    assert all(getattr(sparse_lightning, name).__doc__ for name in sparse_lightning.__all__)
+def documented(public: object) -> set[str]:
+    """The arguments, or attributes, that the docstrings of a function, or of a class and its bases, describe."""
+    texts = [inspect.getdoc(each) or "" for each in (inspect.getmro(public) if inspect.isclass(public) else [public])]
+    sections = [re.search(r"^(?:Args|Attributes):\n((?: +.*\n?|\n)+)", text, re.M) for text in texts]
+    return {name for found in sections if found for name in re.findall(r"^ {4}(\w+):", found.group(1), re.M)}
+
+
+@pytest.mark.parametrize("name", sparse_lightning.__all__)
+def test_what_is_public_is_found_and_documented(name: str) -> None:
+    public = getattr(sparse_lightning, name)
+    assert name in dir(sparse_lightning)
+    assert public.__doc__
+    assert public.__doc__.strip().splitlines()[0].endswith((".", ":"))
+    assert set(inspect.signature(public).parameters) - {"args", "kwargs"} <= documented(public)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "src").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_each_module_says_what_belongs_in_it(path: Path) -> None:
+    described = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert described
+    assert described.splitlines()[0].strip()
 
 
 def test_mnist_keeps_its_attribution() -> None:
-    said = (ROOT / "src/sparse_lightning/datamodules/mnist_data/README.md").read_text()
-    assert "Yann LeCun" in said
-    assert "CC BY-SA 3.0" in said
+    text = (ROOT / "src/sparse_lightning/datamodules/mnist_data/README.md").read_text()
+    assert "Yann LeCun" in text
+    assert "CC BY-SA 3.0" in text
 
 
 def test_every_dependency_bound_has_its_reason() -> None:
