@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils.hooks import RemovableHandle
 
@@ -284,7 +285,7 @@ def _names_by_layer(layers: Mapping[str, Iterable[tuple[nn.Module, str]]]) -> di
 
 
 def _is_countable_weight(layer: nn.Module, attribute: str, parameter: nn.Parameter) -> bool:
-    if isinstance(layer, torch.jit.ScriptModule):
+    if isinstance(layer, torch.jit.ScriptModule) or isinstance(parameter, UninitializedParameter):
         return False
     if isinstance(layer, nn.MultiheadAttention):
         return attribute in _ATTENTION_WEIGHTS and _is_attention(layer)
@@ -349,4 +350,8 @@ def _may_follow(module: nn.Module) -> bool:
     """Whether a module could be the normalisation or activation after a layer: a leaf with no matrix of its own."""
     if isinstance(module, (torch.jit.ScriptModule, *_NOT_ACTIVITY)) or next(module.children(), None) is not None:
         return False
-    return isinstance(module, nn.LayerNorm) or all(parameter.dim() <= 1 for parameter in module.parameters())
+    return isinstance(module, nn.LayerNorm) or all(map(_is_no_matrix, module.parameters()))
+
+
+def _is_no_matrix(parameter: nn.Parameter) -> bool:
+    return not isinstance(parameter, UninitializedParameter) and parameter.dim() <= 1
