@@ -195,12 +195,12 @@ def layer_name(name: str) -> str:
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Return whether a glob matches a parameter or its layer.
+    """Return whether a glob matches a parameter, or the layer that owns it.
 
     >>> matches("encoder.fc.weight", "encoder.*"), matches("encoder.fc.weight", "*.fc"), matches("head.weight", "fc")
     (True, True, False)
     """
-    return fnmatchcase(layer_name(name), pattern) or fnmatchcase(name, pattern)
+    return any(fnmatchcase(each, pattern) for each in (name, layer_name(name), name.rpartition(".")[0]))
 
 
 def _is_layer(module: nn.Module) -> bool:

@@ -173,9 +173,9 @@ class SparseTraining:
     def rewire(self, names: Iterable[str], optimizers: Iterable[Optimizer] = ()) -> None:
         """Rewire those of these weights that are due."""
         masks, changed_names = self.topology.masks, []
-        # The Trainer's too: a resumed run begins with a rewiring, before any step has shown which optimizers there are.
-        trained_by = self._trainer.optimizers if self._trainer is not None else []
-        known = [*optimizers, *self._optimizers.values(), *trained_by]
+        # Those of the Trainer too, which after a resume have a state before they have stepped.
+        trained = [*optimizers, *(self._trainer.optimizers if self._trainer is not None else ())]
+        known = optimizers_of([*trained, *self._optimizers.values()], masks.module) if masks.module else trained
         for name, changed in self.rewirings.run(list(names), masks, self.decisions, self.current_seed()):
             masks.enforce([name])
             changed_names.append(name)

@@ -350,4 +350,8 @@ def _may_follow(module: nn.Module) -> bool:
     """Whether a module could be the normalisation or activation after a layer: a leaf with no matrix of its own."""
     if isinstance(module, (torch.jit.ScriptModule, *_NOT_ACTIVITY)) or next(module.children(), None) is not None:
         return False
-    return isinstance(module, nn.LayerNorm) or all(parameter.dim() <= 1 for parameter in module.parameters())
+    return isinstance(module, nn.LayerNorm) or all(map(_is_no_matrix, module.parameters()))
+
+
+def _is_no_matrix(parameter: nn.Parameter) -> bool:
+    return not isinstance(parameter, UninitializedParameter) and parameter.dim() <= 1
