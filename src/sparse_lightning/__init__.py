@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         SignedMagnitudePruning,
         WeightedHebbianPruning,
     )
+    from sparse_lightning.criteria.redistribution import MomentumRedistribution
     from sparse_lightning.datamodules.mnist import MNISTDataModule
     from sparse_lightning.export.inspection import sparsity_report, topology_of
     from sparse_lightning.models.sparse_mlp import SparseMLP
@@ -50,6 +51,7 @@ _NAMES = {
         "SignedMagnitudePruning",
         "WeightedHebbianPruning",
     ),
+    "criteria.redistribution": ("MomentumRedistribution",),
     "datamodules.mnist": ("MNISTDataModule",),
     "export.inspection": ("sparsity_report", "topology_of"),
     "models.sparse_mlp": ("SparseMLP",),
@@ -76,6 +78,7 @@ __all__ = [
     "MagnitudePruning",
     "MixedPruning",
     "MomentumGrowth",
+    "MomentumRedistribution",
     "PruneRegrow",
     "PruningCriterion",
     "RandomGrowth",

@@ -72,7 +72,7 @@ def test_an_experiment_that_is_named_is_the_one_compared_with(tmp_path: Path) ->
     assert [cell.value for cell, _ in findings.cells] == [0.977, 0.98]
     assert not findings.conclusions
     rows = cells_table(findings).rows
-    assert rows[1][0] == "density=0.2,pruning=weighted_hebbian,prune_fraction=0.3"
+    assert rows[1][0] == "pruning=weighted_hebbian,prune_fraction=0.3"
     values = findings.table.loc[findings.table["arm"] == "prune_fraction=0.3", "val_acc_max"]
     half = stats.t.ppf(0.975, 2) * values.std() / math.sqrt(3)
     assert rows[1][2:5] == ["98.000", f"{100 * values.mean():.3f}", "inside" if half > 0.009 else "outside"]
@@ -138,7 +138,7 @@ def test_the_tables_hold_the_published_figures() -> None:
         return [cell.value for cell in cells if wanted.items() <= cell.settings.items() and cell.statistic == "mean"]
 
     assert values("density", sparsity__density=0.01) == [0.634, 0.661, 0.295]
-    assert values("hebbian_and_magnitude_pruning", sparsity__prune_fraction=0.0) == [
+    assert values("hebbian_and_magnitude_pruning", sparsity__pruning__weight_fraction=0.0) == [
         0.976, 0.974, 0.971, 0.969, 0.966, 0.964,
     ]  # fmt: skip
     assert values("lenet_300_100", sparsity__density=0.05) == [0.9853, 0.9814, 0.9668]

@@ -113,7 +113,6 @@ def origin(frame: pd.DataFrame) -> dict[str, str]:
         versions = result.get("versions") or {}
         result["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
         result.setdefault("date", _started(folder))
-        result.setdefault("command", _command(folder.parent))
         for name, values in found.items():
             values.append(str(result.get(name) or ""))
     known = {name: sorted(set(filter(None, values))) for name, values in found.items()}
@@ -133,7 +132,7 @@ def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, A
         config = _config(path)
         report = config.get("report") or {}
         wanted = metric or str(report.get("metric") or wanted)
-        settings = dict(_flat({key: value for key, value in config.items() if key not in _NOT_SETTINGS}))
+        settings = dict(flat({key: value for key, value in config.items() if key not in _NOT_SETTINGS}))
         rows = load_metrics(folder)
         facts |= _status(folder, rows, wanted)
     except ValueError as error:
@@ -195,11 +194,11 @@ def _config(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-def _flat(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Settings by dotted name; what builds an object is entered, other mappings and lists are values."""
     for key, value in config.items():
         if isinstance(value, Mapping) and (not prefix or "_target_" in value):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         elif isinstance(value, Mapping):
             yield f"{prefix}{key}", f"{{{', '.join(f'{name}: {label(level)}' for name, level in value.items())}}}"
         elif key == "_target_" or not str(key).startswith("_"):
@@ -231,15 +230,6 @@ def _started(folder: Path) -> str:
     names = (re.match(r"events\.out\.tfevents\.(\d{9,10})\.", path.name) for path in folder.glob("events.*"))
     seconds = min((int(name[1]) for name in names if name), default=None)
     return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
-
-
-def _command(folder: Path) -> str:
-    """The command of a multirun, from what Hydra noted of it."""
-    try:
-        overrides = yaml.safe_load((folder / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]["overrides"]
-        return " ".join(["python scripts/train.py -m", *map(str, overrides["task"])])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        return ""
 
 
 def _natural(path: Path) -> tuple[tuple[int, int | str], ...]:

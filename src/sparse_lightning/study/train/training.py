@@ -127,7 +127,7 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
     if not values:
         raise ValueError(f"Expected report.metric to be logged in some epoch, got none of {metric!r}")
     diverged = divergence(recorder.table.rows.values(), metric) or None
-    result = result_from(values, metric, mode, epochs=len(recorder.table.rows), diverged=diverged, **_facts())
+    result = result_from(values, metric, mode, epochs=len(recorder.table.rows), diverged=diverged, **_facts(job))
     if board:
         names = (f"{metric}_{mode}", f"{metric}_{mode}_epoch", f"{metric}_last", "epochs")
         board.log_result(_shown(cfg), {name: result[name] for name in names}, job.swept)
@@ -159,8 +159,8 @@ def _quieten() -> None:
     warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
 
 
-def _facts() -> dict[str, Any]:
-    """Where the result comes from: date, machine, versions, and the commit of the checkout, if it is one."""
+def _facts(job: Job) -> dict[str, Any]:
+    """Where the result comes from: date, command, machine, versions, and the commit of the checkout, if it is one."""
     packages = ("sparse_lightning", "torch", "lightning")
     versions = {name: version(name) for name in packages} | {"python": platform.python_version()}
     root = Path(__file__).parents[4]
@@ -170,4 +170,4 @@ def _facts() -> dict[str, Any]:
         commit = asked.stdout.strip() or None
     date = datetime.now(UTC).isoformat(timespec="seconds")
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    return {"date": date, "commit": commit, "versions": versions, "machine": machine}
+    return {"date": date, "command": job.command, "commit": commit, "versions": versions, "machine": machine}
