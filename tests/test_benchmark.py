@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import ROOT, script
+from common import ROOT, script
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import Model
+from common import Model
 from lightning.pytorch import Trainer
 from test_architectures import resnet
 from test_prune_regrow import SGD, convolutional

@@ -276,8 +276,9 @@ def test_a_glob_is_of_a_parameter_or_its_layer():
     assert matches("a.weight", "a")
     assert matches("a.weight", "a.weight")
     assert matches("a.weight", "*.weight")
-    assert not matches("a.bias", "a")
+    assert matches("a.weight_hh_l0", "a")
     assert not matches("ab.weight", "a")
+    assert not matches("b.a", "a")
 
 
 @pytest.mark.parametrize(

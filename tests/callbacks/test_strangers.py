@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from common import Data, Model
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from sparse_lightning import HebbianRegrow, PruneRegrow
-from conftest import Data, Model
 
 pytestmark = pytest.mark.filterwarnings("ignore:Inactive connections")
 

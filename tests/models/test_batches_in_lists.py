@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Data
+from common import Data
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 

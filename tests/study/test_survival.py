@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from common import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from survival import alone, command, descendants, differences, holders, results, rows, torment

@@ -106,12 +106,16 @@ class Masks(Mapping[str, Tensor]):
         """Return how many active connections of a weight are exactly zero."""
         return int((self._masks[name] & (self.weight(name).detach() == 0)).count_nonzero())
 
-    def attach(self) -> None:
-        """Have every ``state_dict`` of the model carry the masks in its metadata, which plain PyTorch ignores."""
+    def attach(self, repair: Callable[[], object]) -> None:
+        """Have every ``state_dict`` of the model carry the masks in its metadata, which plain PyTorch ignores.
+
+        Args:
+            repair: Called before that: it zeroes inactive weights that are not zero.
+        """
         self.detach()
         if self._module is not None:
             module: Any = self._module
-            self._handle = module.register_state_dict_post_hook(partial(self._write_metadata))
+            self._handle = module.register_state_dict_post_hook(partial(self._write_metadata, repair))
 
     def detach(self) -> None:
         """Leave the model as plain as it was."""
@@ -120,10 +124,15 @@ class Masks(Mapping[str, Tensor]):
         self._handle = None
 
     def _write_metadata(
-        self, module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]
+        self,
+        repair: Callable[[], object],
+        module: nn.Module,
+        state_dict: dict[str, Any],
+        prefix: str,
+        metadata: dict[str, Any],
     ) -> None:
         if module is self._module:
-            self.enforce()  # the tensors of a state_dict share the memory of the weights
+            repair()  # the tensors of a state_dict share the memory of the weights
             metadata[METADATA] = dict(self._masks)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class SparseTraining:
         self.topology.masks.enforce()
         self._attach_statistics(module)
         self._hook.attach(self._names_held_by, self._after_step)
-        self.topology.masks.attach()
+        self.topology.masks.attach(self.topology.repair)
         compatibility.refuse_different_ranks(trainer, self.topology.masks)
 
     def end(self) -> None:

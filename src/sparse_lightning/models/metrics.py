@@ -30,7 +30,6 @@ class ClassificationSums:
         self._loss, self._correct = (torch.tensor(value, dtype=torch.float64) for value in (loss, correct))
         self._count = count
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch.
@@ -65,6 +64,7 @@ class EpochMetrics:
         """The stages that have begun."""
         return list(self._sums)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def update(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch to a stage; see :meth:`ClassificationSums.update`."""
         if stage not in self._sums:

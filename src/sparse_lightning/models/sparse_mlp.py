@@ -205,10 +205,13 @@ class SparseMLP(LightningModule):
         """Start the metrics from zero."""
         self._metrics = EpochMetrics()
 
-    def training_step(self, batch: Batch | Sequence[Batch], batch_idx: int) -> Tensor | None:
-        """Return the loss of a batch; or, without automatic optimization, take a step for each batch of a list."""
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Start an epoch of training before its first batch."""
         if batch_idx == 0:
             self._begin_epoch()
+
+    def training_step(self, batch: Batch | Sequence[Batch], batch_idx: int) -> Tensor | None:
+        """Return the loss of a batch; or, without automatic optimization, take a step for each batch of a list."""
         is_list = not isinstance(batch[0], Tensor)
         if self.automatic_optimization:
             expect(not is_list, "automatic_optimization=False for batches in lists", True)

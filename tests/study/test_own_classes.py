@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, SHORT, script
+from common import ROOT, SHORT, script
 from omegaconf import OmegaConf
 
 from sparse_lightning.study.train.build import arguments
