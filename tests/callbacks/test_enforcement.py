@@ -500,7 +500,12 @@ def test_a_group_that_joins_an_optimizer_in_an_epoch(fit, model, net):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: SET(0.3), lambda: RigL(0.3, every_n_steps=2, schedule="constant", stop=None), lambda: PruneRegrow(0.3, growth="hebbian")]
+    "make",
+    [
+        lambda: SET(0.3),
+        lambda: RigL(0.3, every_n_steps=2, schedule="constant", stop=None),
+        lambda: PruneRegrow(0.3, growth="hebbian"),
+    ],
 )
 def test_frozen_in_mid_training_a_layer_stays_as_it_is_and_thawed_it_is_rewired_again(fit, model, net, make):
     def freeze(trainer: Trainer, module: LightningModule) -> None:

@@ -101,5 +101,7 @@ def test_batches_in_lists_need_manual_optimization_and_a_schedule_by_epoch(train
         trainer(max_epochs=2).fit(small(), lists)
     mlp = small(lr_interval="step", lr_schedule="linear")
     mlp.automatic_optimization = False
-    with pytest.raises(ValueError, match="Expected lr_interval='epoch' for batches in lists with this lr_schedule, got 'step'"):
+    with pytest.raises(
+        ValueError, match="Expected lr_interval='epoch' for batches in lists with this lr_schedule, got 'step'"
+    ):
         trainer(max_epochs=2).fit(mlp, lists)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, SHORT, script
+from common import ROOT, SHORT, script
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 

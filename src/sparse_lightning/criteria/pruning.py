@@ -1,6 +1,6 @@
 """Pruning criteria: which active connections a rewiring prunes."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -81,7 +81,7 @@ class WeightedHebbianPruning(HebbianPruning):
 class MixedPruning(HebbianPruning):
     """Prunes a connection only if both its magnitude and its coactivation are low, each by its own fraction.
 
-    The magnitude's fraction is by sign, as in :class:`SignedMagnitudePruning`. Weights of exactly zero are always pruned.
+    The magnitude's fraction is by sign, as in :class:`SignedMagnitudePruning`. Weights of exactly zero are pruned.
     Numenta's experiments call the two fractions `hebbian_prune_perc` and `weight_prune_perc`. As there, where
     `weight_fraction` is given, a fraction of 0 switches its criterion off, and the other decides alone.
 
@@ -106,9 +106,8 @@ class MixedPruning(HebbianPruning):
         read_at: dict[str, str] | None = None,
     ) -> None:
         super().__init__(count_validation=count_validation, read_at=read_at)
-        for name, value in (("hebbian_fraction", hebbian_fraction), ("weight_fraction", weight_fraction)):
-            valid = is_number(value) and 0 <= value <= 1
-            expect(valid or (value is None and name == "weight_fraction"), f"{name} in [0, 1]", value)
+        expect(_is_share(hebbian_fraction), "hebbian_fraction in [0, 1]", hebbian_fraction)
+        expect(weight_fraction is None or _is_share(weight_fraction), "weight_fraction in [0, 1]", weight_fraction)
         self.hebbian_fraction, self.weight_fraction = hebbian_fraction, weight_fraction
 
     def prune(self, layer: LayerView) -> Tensor:
@@ -130,6 +129,10 @@ class MixedPruning(HebbianPruning):
         own = [repr(self.hebbian_fraction)]
         own += [] if self.weight_fraction is None else [f"weight_fraction={self.weight_fraction!r}"]
         return f"{type(self).__name__}({', '.join([*own, *self._options()])})"
+
+
+def _is_share(value: Any) -> bool:
+    return is_number(value) and 0 <= value <= 1
 
 
 PRUNING: dict[str, type[PruningCriterion]] = {

@@ -103,7 +103,9 @@ def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd
     runs = runs.assign(arm=names, pair=labels[differing].agg(",".join, axis=1) if len(runs) else [])
     chosen = _against(against, {name: list(dict.fromkeys(column)) for name, column in levels.items()})
     arms = dict(zip(names, rows, strict=True))
-    first = sorted(arms, key=lambda arm: not chosen.items() <= arms[arm].items())
+    order = {name: sorted(dict.fromkeys(column), key=_order) for name, column in levels.items()}
+    place = {arm: [order[name].index(level) for name, level in own.items()] for arm, own in arms.items()}
+    first = sorted(arms, key=lambda arm: (not chosen.items() <= arms[arm].items(), place[arm]))
     classes = [levels[titles[name]] for name in factors if name.endswith(_CLASS)]
     groups = [",".join(row) for row in zip(*classes, strict=True)] or names
     words = tuple(_moved(labels, name, groups) for name in moved if name != DATA)
@@ -128,7 +130,9 @@ def _factors(labels: pd.DataFrame) -> tuple[list[str], list[str]]:
 
     def follows(name: str) -> bool:
         around = [each for each in classes if each != name and name.startswith(each.removesuffix("_target_"))]
-        within = [other for other in varying if other != DATA] if name == DATA else around if name in classes else classes
+        within = (
+            [other for other in varying if other != DATA] if name == DATA else around if name in classes else classes
+        )
         return bool(within) and bool((labels.groupby(within)[name].nunique() == 1).all())
 
     moved = [name for name in varying if follows(name)]
@@ -178,8 +182,9 @@ def _against(wanted: str | None, levels: Mapping[str, list[str]]) -> dict[str, s
     return chosen
 
 
-def _order(level: str) -> tuple[int, float, str]:
+def _order(level: str) -> tuple[int, float]:
+    """Numbers by their size, then all else as it comes."""
     try:
-        return 0, float(level), level
+        return 0, float(level)
     except ValueError:
-        return 1, 0.0, level
+        return 1, 0.0

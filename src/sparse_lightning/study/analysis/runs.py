@@ -5,7 +5,6 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,6 @@ def origin(frame: pd.DataFrame) -> dict[str, str]:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         versions = result.get("versions") or {}
         result["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
-        result.setdefault("date", _started(folder))
         for name, values in found.items():
             values.append(str(result.get(name) or ""))
     known = {name: sorted(set(filter(None, values))) for name, values in found.items()}
@@ -223,13 +221,6 @@ def _short_names(settings: pd.DataFrame, taken: set[str]) -> pd.DataFrame:
         else:
             short |= {f"settings.{column}" if column in taken else column: settings[column] for column in columns}
     return pd.DataFrame(short)
-
-
-def _started(folder: Path) -> str:
-    """When the run began, by the name of its first TensorBoard events."""
-    names = (re.match(r"events\.out\.tfevents\.(\d{9,10})\.", path.name) for path in folder.glob("events.*"))
-    seconds = min((int(name[1]) for name in names if name), default=None)
-    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def _natural(path: Path) -> tuple[tuple[int, int | str], ...]:
