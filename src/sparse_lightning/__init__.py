@@ -98,6 +98,8 @@ def __getattr__(name: str) -> Any:
     """Import PyTorch and Lightning, which take seconds, with the first of these names: `--help` needs none."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOMES[name].startswith(("callbacks", "models")):
+        import_module(f"{__name__}.callbacks.presets")  # so that Lightning CLI finds the methods by their names alone
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

@@ -5,7 +5,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from sparse_lightning import PruneRegrow
+from sparse_lightning import LayerView, PruneRegrow
 
 
 class Regression(LightningModule):
@@ -45,8 +45,8 @@ class Noise(LightningDataModule):
 class GrowTheLonely(PruneRegrow):
     """Grows where an output unit has few connections."""
 
-    def growth_scores(self, name: str, weight: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
-        return -mask.sum(1, keepdim=True).expand_as(weight).float()
+    def growth_scores(self, layer: LayerView) -> Tensor:
+        return -layer.kept.sum(1, keepdim=True).expand_as(layer.mask)
 
 
 class Counts(Callback):

@@ -90,7 +90,7 @@ def test_each_sparsity_can_be_built(path: Path) -> None:
         built = instantiate(config)
         assert built.seed == 3
         defaults = instantiate({"_target_": config._target_, "exclude": [], "seed": 3})
-        if path.stem != "none":
+        if not config._target_.endswith(".PruneRegrow"):
             assert repr(built) == repr(defaults)
         assert set(config) - {"_target_", "_convert_"} == set(arguments(type(built)))
 

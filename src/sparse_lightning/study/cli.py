@@ -98,9 +98,9 @@ def explain(error: Exception, conf: Path) -> str:
         key = unknown[1]
         if key.startswith("sparsity."):
             return f"Expected sparsity=NAME to choose what has {key!r}, as in sparsity=set; +{key} adds an argument"
-        keys, (group, _, name) = _keys(conf), key.partition(".")
+        keys, group = _keys(conf), key.partition(".")[0]
         if own := [each.partition(".")[2] for each in keys if each.startswith(f"{group}.")]:
-            return f"Expected a key of {group} ({', '.join(own)}), got {name!r}{suggest(key, keys)}"
+            return f"Expected a key of {group} ({', '.join(own)}), got {key!r}{suggest(key, keys)}"
         return f"Expected a key of the configuration, got {key!r}{suggest(key, keys)}"
     if missing := re.search(r"Additional config directory '(.*)' not found", text):
         return f"Expected --config-dir to be a folder, got {missing[1]}"
