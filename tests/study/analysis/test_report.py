@@ -144,7 +144,7 @@ def test_a_diverged_run_is_read_and_named_and_not_counted(small: Path, value: st
     assert status["model.hebbian_grow=false,seed=5"] == "diverged"
     assert len(findings.runs) == 4
     said = words(format_report(findings))
-    named = f"model.hebbian_grow=false,seed=5 (diverged: val_loss is {value} in epoch 1)"
+    named = f"model.hebbian_grow=false,seed=5 (diverged: val_loss is {value} in epoch 2)"
     assert f"WARNING: 1 of 5 runs diverged and are not counted: {named}." in said
     assert "damaged" not in said
 
@@ -217,8 +217,8 @@ def write(name: str, content: str | bytes) -> Callable[[Path], object]:
         (write("metrics.csv", "a,b\n0,1\n"), "to have a row an epoch, in order"),
         (write("result.json", '{"epochs": 8'), "Expected result.json to be JSON"),
         (write("result.json", "[8]"), "Expected result.json to be JSON"),
-        (write("config.yaml", "model: {seed: [1"), "Expected config.yaml to be a configuration"),
-        (write("config.yaml", "seed: 1\nmodel: &a {x: 1}\nmore: [*a, *a]\n"), "Expected config.yaml to be a"),
+        (write("config.yaml", "model: {seed: [1"), "config.yaml to be a configuration"),
+        (write("config.yaml", "seed: 1\nmodel: &a {x: 1}\nmore: [*a, *a]\n"), "config.yaml to be a"),
         (write("config.yaml", "site: theirs\n"), "got one of another project"),
     ],
 )

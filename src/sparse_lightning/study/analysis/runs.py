@@ -10,11 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
-from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
-from sparse_lightning.study.train.record import CONFIG, DEGREES, ERROR, METRICS, RESULT, read_metrics
+from sparse_lightning.study.train.record import CONFIG, ERROR, METRICS, RESULT, divergence, read_config, read_metrics
 
 FACTS = ("run", "folder", "status", "error", "metric", "mode", "epochs", "run_time", "mean_epoch_time")
 COURSE = ("max", "max_epoch", "min", "min_epoch", "median", "last")
@@ -71,22 +68,6 @@ def load_metrics(folder: str | Path) -> pd.DataFrame:
     if rows and ("epoch" not in table or table["epoch"].tolist() != sorted(set(table["epoch"]))):
         raise ValueError(f"Expected {METRICS} to have a row an epoch, in order, got others")
     return table.astype({"epoch": int}) if rows else table
-
-
-def load_degrees(folder: str | Path) -> dict[str, NDArray[np.integer[Any]]]:
-    """The connections of each unit by epoch, ``{"<layer>/in": (epochs, units)}``; empty without a record.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
-    path = Path(folder) / DEGREES
-    if not path.exists():
-        return {}
-    try:
-        with path.open("rb") as file, np.load(file) as saved:
-            return {name: saved[name] for name in saved.files}
-    except Exception as error:  # zipfile, zlib and NumPy each raise their own
-        raise ValueError(f"Expected {path.name} to hold NumPy arrays, got a damaged file") from error
 
 
 def label(value: Any) -> str:
@@ -163,33 +144,18 @@ def _status(folder: Path, rows: pd.DataFrame, metric: str) -> dict[str, Any]:
         raise ValueError(f"Expected {RESULT} to be JSON with the number of epochs, got a damaged file") from error
     if len(rows) != epochs:
         raise ValueError(f"Expected {METRICS} to have the {epochs} epochs that {RESULT} says, got {len(rows)}")
-    diverged = _diverged(folder, metric)
+    diverged = divergence(read_metrics(folder), metric)
     if not diverged and (metric not in rows or rows[metric].isna().all()):
         names = ", ".join(name for name in map(str, rows) if "/" not in name)
         raise ValueError(f"Expected {METRICS} to have {metric}, got {names}")
-    return {"status": "diverged" if diverged else "finished", "error": diverged}
-
-
-def _diverged(folder: Path, metric: str) -> str | None:
-    """From which epoch on a loss, or the metric, is not a number; None if they all are."""
-    for row in read_metrics(folder):
-        for name, cell in row.items():
-            if cell and not math.isfinite(float(cell)) and (name == metric or "loss" in name):
-                return f"diverged: {name} is {cell} in epoch {row['epoch']}"
-    return None
+    return {"status": "diverged" if diverged else "finished", "error": f"diverged: {diverged}" if diverged else None}
 
 
 def _config(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):  # a few can stand for gigabytes
-            raise ValueError("YAML aliases")
-        config = OmegaConf.to_container(OmegaConf.create(text))
-    except Exception as error:  # OmegaConf, YAML and the file system each raise their own
-        raise ValueError(f"Expected {CONFIG} to be a configuration, got a damaged file") from error
-    if not (isinstance(config, dict) and "seed" in config and isinstance(config.get("model"), dict)):
+    config = read_config(path)
+    if not ("seed" in config and isinstance(config.get("model"), dict)):
         raise ValueError(f"Expected a {CONFIG} with a model and a seed, got one of another project")
-    return {str(key): value for key, value in config.items()}
+    return config
 
 
 def flat(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
