@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         SignedMagnitudePruning,
         WeightedHebbianPruning,
     )
+    from sparse_lightning.criteria.redistribution import MomentumRedistribution
     from sparse_lightning.datamodules.mnist import MNISTDataModule
     from sparse_lightning.export.inspection import sparsity_report, topology_of
     from sparse_lightning.models.sparse_mlp import SparseMLP
@@ -50,6 +51,7 @@ _NAMES = {
         "SignedMagnitudePruning",
         "WeightedHebbianPruning",
     ),
+    "criteria.redistribution": ("MomentumRedistribution",),
     "datamodules.mnist": ("MNISTDataModule",),
     "export.inspection": ("sparsity_report", "topology_of"),
     "models.sparse_mlp": ("SparseMLP",),
@@ -76,6 +78,7 @@ __all__ = [
     "MagnitudePruning",
     "MixedPruning",
     "MomentumGrowth",
+    "MomentumRedistribution",
     "PruneRegrow",
     "PruningCriterion",
     "RandomGrowth",
@@ -95,6 +98,8 @@ def __getattr__(name: str) -> Any:
     """Import PyTorch and Lightning, which take seconds, with the first of these names: `--help` needs none."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOMES[name].startswith(("callbacks", "models")):
+        import_module(f"{__name__}.callbacks.presets")  # so that Lightning CLI finds the methods by their names alone
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

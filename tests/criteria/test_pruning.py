@@ -241,6 +241,19 @@ def test_mixed_prunes_only_what_both_prune(magnitude, hebbian, expected):
     assert prunes(MixedPruning(hebbian), magnitude) == expected
 
 
+@pytest.mark.parametrize(
+    ("weights", "hebbian", "alone"),
+    [(0.5, 0.0, "signed_magnitude"), (0.0, 0.5, "hebbian"), (0.0, 1.0, "hebbian")],
+)
+def test_a_fraction_of_0_leaves_the_decision_to_the_other_where_both_are_given(weights, hebbian, alone):
+    found = prunes(MixedPruning(hebbian, weight_fraction=weights), 0.3)
+    assert found == prunes(PRUNING[alone](), weights or hebbian)
+
+
+def test_mixed_takes_its_own_fraction_of_weights_in_place_of_the_callbacks():
+    assert prunes(MixedPruning(0.75, weight_fraction=0.5), 0.1) == prunes(MixedPruning(0.75), 0.5)
+
+
 @pytest.mark.parametrize("fraction", [1.5, -0.1, "half", True, float("nan")])
 def test_mixed_refuses_a_fraction_out_of_range(fraction):
     with pytest.raises(ValueError, match=rf"Expected hebbian_fraction in \[0, 1\], got {fraction!r}"):

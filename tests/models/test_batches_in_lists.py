@@ -36,6 +36,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "hebbian": {"hebbian_grow": True},
     "random": {"hebbian_grow": False},
     "no dropout": {"dropout": 0.0},
+    "by step": {"lr_interval": "step", "lr_milestones": [7, 23]},
     "leaky": {"count_validation": True},
     "kwinners": {"activation": "kwinners", "percent_on": 0.5, "optimizer": "Adam", "learning_rate": 0.01},
     "gradient": {"sparsity": {"growth": "gradient", "pruning": "magnitude"}},
@@ -98,7 +99,9 @@ def test_batches_in_lists_need_manual_optimization_and_a_schedule_by_epoch(train
     lists.batches_per_step = 2
     with pytest.raises(ValueError, match="Expected automatic_optimization=False for batches in lists, got True"):
         trainer(max_epochs=2).fit(small(), lists)
-    mlp = small(lr_interval="step")
+    mlp = small(lr_interval="step", lr_schedule="linear")
     mlp.automatic_optimization = False
-    with pytest.raises(ValueError, match="Expected lr_interval='epoch' for batches in lists, got 'step'"):
+    with pytest.raises(
+        ValueError, match="Expected lr_interval='epoch' for batches in lists with this lr_schedule, got 'step'"
+    ):
         trainer(max_epochs=2).fit(mlp, lists)

@@ -46,7 +46,7 @@ class GrowTheLonely(PruneRegrow):
     """Grows where an output unit has few connections."""
 
     def growth_scores(self, layer: LayerView) -> Tensor:
-        return -layer.kept.sum(1, keepdim=True).expand_as(layer.weight).float()
+        return -layer.kept.sum(1, keepdim=True).expand_as(layer.mask)
 
 
 class Counts(Callback):

@@ -35,6 +35,7 @@ def taken(trainer: Any, model: Any = SparseMLP, data: Any = MNISTDataModule, **o
         {"max_epochs": 30},
         {"callbacks": [PruneRegrow()]},
         {"model": partial(SparseMLP, hebbian_grow=False, optimizer="Adam")},
+        {"model": partial(SparseMLP, lr_interval="step")},
         {"limit_val_batches": 3},
     ],
 )
@@ -55,7 +56,7 @@ def test_a_training_in_which_all_happens_between_epochs_takes_lists(trainer, opt
         {"fast_dev_run": True},
         {"callbacks": [RigL()]},
         {"callbacks": [Mine()]},
-        {"model": partial(SparseMLP, lr_interval="step")},
+        {"model": partial(SparseMLP, lr_interval="step", lr_schedule="cosine")},
         {"model": MyMLP},
         {"data": partial(torch.nn.Identity)},
     ],

@@ -106,7 +106,7 @@ class SNFS(PruneRegrow):
 
     Published defaults: prune_fraction 0.5, every epoch, cosine, uniform densities.
     Source: Dettmers & Zettlemoyer 2019, "Sparse Networks from Scratch: Faster Training without Losing Performance".
-    Differences: connections are not redistributed over layers, whose numbers never change here.
+    Differences: connections are redistributed over layers only with ``counts=MomentumRedistribution()``.
     """
 
     def __init__(

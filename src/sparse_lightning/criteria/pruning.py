@@ -1,13 +1,13 @@
 """Pruning criteria: which active connections a rewiring prunes."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from sparse_lightning.criteria.base import LayerView, PruningCriterion
 from sparse_lightning.criteria.hebbian import HebbianCriterion
 from sparse_lightning.functional.checks import expect, is_number
-from sparse_lightning.functional.prune import lowest, lowest_and_zeros, signed_magnitude
+from sparse_lightning.functional.prune import lowest, lowest_and_zeros, signed_magnitude, zero_weights
 
 PruningName = Literal["signed_magnitude", "magnitude", "hebbian", "inverse_hebbian", "weighted_hebbian", "mixed"]
 
@@ -63,54 +63,76 @@ class InverseHebbianPruning(HebbianPruning):
 
 
 class WeightedHebbianPruning(HebbianPruning):
-    """Prunes zeros and the connections of the lowest magnitude times coactivation."""
+    """Prunes by magnitude times coactivation: of each sign, the fraction whose products are nearest zero.
+
+    The products take the place of the weights in :class:`SignedMagnitudePruning`, as in Numenta's experiments: a
+    product of exactly zero, of a dead weight or of two units that were never active together, is always pruned, unless
+    the fraction is 0.
+    """
 
     def prune(self, layer: LayerView) -> Tensor:
-        """Choose zeros and the lowest products."""
-        return self._prune_lowest(layer, layer.weight.abs() * self.coactivation.total(layer.name))
+        """Choose zeros and the products nearest zero."""
+        if not layer.prune_fraction:
+            return zero_weights(layer.weight, layer.mask, layer.generator)
+        products = layer.weight * self.coactivation.total(layer.name)
+        return signed_magnitude(products, layer.mask, layer.prune_fraction, layer.generator)
 
 
 class MixedPruning(HebbianPruning):
     """Prunes a connection only if both its magnitude and its coactivation are low, each by its own fraction.
 
-    The magnitude's fraction is the callback's `prune_fraction`, by sign as in :class:`SignedMagnitudePruning`.
-    Numenta's experiments call the two `weight_prune_perc` and `hebbian_prune_perc`. Weights of exactly zero are always
-    pruned.
+    The magnitude's fraction is by sign, as in :class:`SignedMagnitudePruning`. Weights of exactly zero are pruned.
+    Numenta's experiments call the two fractions `hebbian_prune_perc` and `weight_prune_perc`. As there, where
+    `weight_fraction` is given, a fraction of 0 switches its criterion off, and the other decides alone.
 
     Args:
         hebbian_fraction: Share of the active connections, those of the lowest coactivation, that may be pruned, in
             [0, 1].
+        weight_fraction: Share of the active connections of each sign, those nearest zero, that may be pruned, in
+            [0, 1]; None for the callback's `prune_fraction`, which a schedule may lower.
         count_validation: Count the validation samples too, a leak.
         read_at: Modules at which the activity of a layer's output units is read, {layer name: module name}.
 
     Raises:
-        ValueError: The fraction is out of its range.
+        ValueError: A fraction is out of its range.
     """
 
     def __init__(
         self,
         hebbian_fraction: float = 0.3,
         *,
+        weight_fraction: float | None = None,
         count_validation: bool = False,
         read_at: dict[str, str] | None = None,
     ) -> None:
         super().__init__(count_validation=count_validation, read_at=read_at)
-        valid = is_number(hebbian_fraction) and 0 <= hebbian_fraction <= 1
-        expect(valid, "hebbian_fraction in [0, 1]", hebbian_fraction)
-        self.hebbian_fraction = hebbian_fraction
+        expect(_is_share(hebbian_fraction), "hebbian_fraction in [0, 1]", hebbian_fraction)
+        expect(weight_fraction is None or _is_share(weight_fraction), "weight_fraction in [0, 1]", weight_fraction)
+        self.hebbian_fraction, self.weight_fraction = hebbian_fraction, weight_fraction
 
     def prune(self, layer: LayerView) -> Tensor:
         """Choose zeros and what both criteria prune."""
+        fraction = layer.prune_fraction if self.weight_fraction is None else self.weight_fraction
         coactivation = self.coactivation.total(layer.name)
-        by_magnitude = signed_magnitude(layer.weight, layer.mask, layer.prune_fraction, layer.generator)
+        by_magnitude = signed_magnitude(layer.weight, layer.mask, fraction, layer.generator)
         by_coactivation = lowest_and_zeros(
             coactivation, layer.weight, layer.mask, self.hebbian_fraction, layer.generator
         )
+        if self.weight_fraction == 0:
+            return by_coactivation
+        if self.weight_fraction is not None and self.hebbian_fraction == 0:
+            return by_magnitude
         return by_magnitude & (by_coactivation | (layer.weight == 0))
 
     def __repr__(self) -> str:
         """Return the expression that builds it."""
-        return f"{type(self).__name__}({', '.join([repr(self.hebbian_fraction), *self._options()])})"
+        own = [repr(self.hebbian_fraction)]
+        own += [] if self.weight_fraction is None else [f"weight_fraction={self.weight_fraction!r}"]
+        return f"{type(self).__name__}({', '.join([*own, *self._options()])})"
+
+
+def _is_share(value: Any) -> bool:
+    return is_number(value) and 0 <= value <= 1
 
 
 PRUNING: dict[str, type[PruningCriterion]] = {

@@ -36,6 +36,7 @@ from sparse_lightning.nn.k_winners import KWinners
 
 Batch = tuple[Tensor, Tensor]
 Activation = Literal["relu", "kwinners"]
+_FALLING = ("cosine", "linear")  # schedules that need to know the length of the training
 _OWN: WeakSet[Callback] = WeakSet()  # the callbacks that models, not users, have given to a Trainer
 
 
@@ -159,6 +160,11 @@ class SparseMLP(LightningModule):
         )
         self._metrics = EpochMetrics()
 
+    @property
+    def schedule_needs_steps(self) -> bool:
+        """Whether the schedule of the learning rate needs to know how many optimizer steps the training has."""
+        return self.hparams["lr_interval"] == "step" and self.hparams["lr_schedule"] in _FALLING
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, (batch, num_classes), of images, (batch, ...), of `input_size` values each."""
         logits: Tensor = self.network(images.flatten(1))
@@ -182,7 +188,7 @@ class SparseMLP(LightningModule):
         of = self.hparams
         names = ("learning_rate", "weight_decay", "momentum", "nesterov", "betas")
         optimizer = build_optimizer(of["optimizer"], self.parameters(), **{name: of[name] for name in names})
-        falls = of["lr_schedule"] in ("cosine", "linear")
+        falls = of["lr_schedule"] in _FALLING
         schedule = build_schedule(
             of["lr_schedule"],
             optimizer,
@@ -212,14 +218,17 @@ class SparseMLP(LightningModule):
             return self._measure("train", *cast(Batch, batch))
         batches = cast(Sequence[Batch], batch if is_list else [batch])
         by_step = self.hparams["lr_interval"] == "step"
-        expect(not (by_step and is_list), "lr_interval='epoch' for batches in lists", "step")
+        held = is_list and self.schedule_needs_steps
+        expect(not held, "lr_interval='epoch' for batches in lists with this lr_schedule", "step")
         optimizer = cast(LightningOptimizer, self.optimizers())
+        schedule = cast(LRScheduler | None, self.lr_schedulers())
         for images, labels in batches:
             optimizer.zero_grad()
             self.manual_backward(self._measure("train", images, labels))
             optimizer.step()
-        schedule = cast(LRScheduler | None, self.lr_schedulers())
-        if schedule is not None and (by_step or self.trainer.is_last_batch):
+            if schedule is not None and by_step:
+                schedule.step()
+        if schedule is not None and not by_step and self.trainer.is_last_batch:
             schedule.step()
         return None
 

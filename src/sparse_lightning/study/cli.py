@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -18,6 +18,7 @@ from sparse_lightning.study.sweep.names import key_of
 from sparse_lightning.study.sweep.progress import StudyProgress, reason
 from sparse_lightning.study.train.record import result_of, sentence
 from sparse_lightning.study.train.resume import is_locked
+from sparse_lightning.study.train.run import GROUPS
 
 TRIES = 4  # how often a multirun is started, when its launcher breaks down or other processes leave runs behind
 
@@ -63,6 +64,10 @@ def command(main: Callable[[], object], conf: Path) -> None:
         failed = _report()
     except KeyboardInterrupt:
         sys.exit(_stopped())
+    except SystemExit as end:
+        if StudyProgress.refused is None:
+            raise
+        sys.exit(f"Error: {explain(StudyProgress.refused, conf)}" if not traceback else end.code)
     except Exception as error:
         if traceback:
             raise
@@ -93,7 +98,12 @@ def explain(error: Exception, conf: Path) -> str:
         key = unknown[1]
         if key.startswith("sparsity."):
             return f"Expected sparsity=NAME to choose what has {key!r}, as in sparsity=set; +{key} adds an argument"
-        return f"Expected a key of the configuration, got {key!r}{suggest(key, list(_keys(conf)))}"
+        keys, group = _keys(conf), key.partition(".")[0]
+        if own := [each.partition(".")[2] for each in keys if each.startswith(f"{group}.")]:
+            return f"Expected a key of {group} ({', '.join(own)}), got {key!r}{suggest(key, keys)}"
+        return f"Expected a key of the configuration, got {key!r}{suggest(key, keys)}"
+    if missing := re.search(r"Additional config directory '(.*)' not found", text):
+        return f"Expected --config-dir to be a folder, got {missing[1]}"
     if several := re.search(r"Sweep parameters '(.*)' requires --multirun", text):
         return f"Expected one value for each key, got several in {several[1]!r}; -m runs them all"
     if isinstance(error, ConfigCompositionException | MissingConfigException):
@@ -112,7 +122,8 @@ def suggest(key: str, keys: list[str]) -> str:
     names = {each: each.rpartition(".")[2] for each in sorted(keys, key=lambda each: each.rpartition(".")[0] != group)}
     same = [each for each, name in names.items() if name == leaf]
     initials = [each for each, name in names.items() if "".join(word[0] for word in name.split("_")) == leaf]
-    near = difflib.get_close_matches(leaf, names.values(), n=1)
+    beside = [name for each, name in names.items() if each.rpartition(".")[0] == group]
+    near = difflib.get_close_matches(leaf, beside, n=1) or difflib.get_close_matches(leaf, names.values(), n=1)
     similar = [each for each, name in names.items() if name in near]
     longer = [each for each, name in names.items() if name.startswith(leaf)]
     found = [*same, *initials, *similar, *longer]
@@ -178,13 +189,23 @@ def _report() -> bool:
     return bool(missing or diverged)
 
 
-def _keys(conf: Path) -> Iterator[str]:
+def _keys(conf: Path) -> list[str]:
+    """The keys of the configuration, with the groups that the command chooses, as far as it can be read."""
+    chosen = [each for each in sys.argv[1:] if key_of(each) in GROUPS and "," not in each]
+    given = dict(zip(sys.argv, sys.argv[1:], strict=False)) | dict(
+        each.split("=", 1) for each in sys.argv if "=" in each
+    )
+    if folder := given.get("--config-dir") or given.get("-cd"):
+        chosen.append(f"hydra.searchpath=['file://{Path(folder).resolve()}']")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        for key, value in compose("config").items():
-            yield str(key)
-            names = value if OmegaConf.is_dict(value) else ()
-            yield from (f"{key!s}.{name!s}" for name in names if not str(name).startswith("_"))
+        try:
+            config = compose("config", chosen)
+        except Exception:  # what is wrong with it is not what this is asked for
+            config = compose("config")
+    groups = {str(key): value if OmegaConf.is_dict(value) else {} for key, value in config.items()}
+    own = [f"{key}.{name}" for key, names in groups.items() for name in names if not str(name).startswith("_")]
+    return [*groups, *own]
 
 
 def _help(conf: Path) -> str:

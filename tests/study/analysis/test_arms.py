@@ -34,11 +34,18 @@ SWEEPS: dict[str, tuple[list[Mapping[str, Any]], list[str]]] = {
     "methods with arguments of their own": ([SET, RIGL, NONE], ["sparsity=SET", "sparsity=RigL", "sparsity=none"]),
     "methods and densities": (
         [{**method, "sparsity.density": density} for method in (SET, RIGL) for density in (0.05, 0.1)],
-        [f"sparsity={method},sparsity.density={density}" for method in ("SET", "RigL") for density in (0.05, 0.1)],
+        [f"sparsity={method},density={density}" for method in ("SET", "RigL") for density in (0.05, 0.1)],
     ),
     "nested settings": (
         [{"sparsity.growth._target_": f"theirs.{name}", "sparsity.growth.power": 2} for name in ("Near", "Far")],
-        ["sparsity.growth=Near", "sparsity.growth=Far"],
+        ["growth=Near", "growth=Far"],
+    ),
+    "classes within classes": (
+        [
+            {**SET, "sparsity.counts": None},
+            {"sparsity._target_": "sparse_lightning.SNFS", "sparsity.counts._target_": "theirs.Counts"},
+        ],
+        ["sparsity=SET", "sparsity=SNFS"],
     ),
     "lists": (
         [{"model.hidden_sizes": sizes} for sizes in ([100, 100], [300])],
@@ -138,7 +145,7 @@ def test_the_arguments_of_a_class_are_no_factors_but_are_named(tmp_path: Path) -
     sweep(tmp_path, SET, RIGL)
     design, _, _ = arrange(load_runs(tmp_path))
     assert design.factors == ("sparsity",)
-    assert "update_every differs too: 100 in sparsity=RigL; null in sparsity=SET." in list(design.notes())
+    assert "update_every differs too: 100 in RigL; null in SET." in list(design.notes())
     assert design.against == {"sparsity": "SET"}
 
 

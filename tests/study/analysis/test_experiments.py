@@ -1,6 +1,5 @@
 """Published figures stand beside an arm only if every setting that matters is the published one."""
 
-import json
 import math
 from pathlib import Path
 
@@ -72,7 +71,7 @@ def test_an_experiment_that_is_named_is_the_one_compared_with(tmp_path: Path) ->
     assert [cell.value for cell, _ in findings.cells] == [0.977, 0.98]
     assert not findings.conclusions
     rows = cells_table(findings).rows
-    assert rows[1][0] == "density=0.2,pruning=weighted_hebbian,prune_fraction=0.3"
+    assert rows[1][0] == "pruning=weighted_hebbian,prune_fraction=0.3"
     values = findings.table.loc[findings.table["arm"] == "prune_fraction=0.3", "val_acc_max"]
     half = stats.t.ppf(0.975, 2) * values.std() / math.sqrt(3)
     assert rows[1][2:5] == ["98.000", f"{100 * values.mean():.3f}", "inside" if half > 0.009 else "outside"]
@@ -138,7 +137,7 @@ def test_the_tables_hold_the_published_figures() -> None:
         return [cell.value for cell in cells if wanted.items() <= cell.settings.items() and cell.statistic == "mean"]
 
     assert values("density", sparsity__density=0.01) == [0.634, 0.661, 0.295]
-    assert values("hebbian_and_magnitude_pruning", sparsity__prune_fraction=0.0) == [
+    assert values("hebbian_and_magnitude_pruning", sparsity__pruning__weight_fraction=0.0) == [
         0.976, 0.974, 0.971, 0.969, 0.966, 0.964,
     ]  # fmt: skip
     assert values("lenet_300_100", sparsity__density=0.05) == [0.9853, 0.9814, 0.9668]
@@ -182,8 +181,48 @@ def test_the_published_analysis_runs_unchanged_on_the_original_columns(study: Pa
     assert (df["weight_prune_perc"].replace(np.nan, 0.0) == 0.3).all()
 
 
-def test_the_original_columns_hold_what_runs_have(tmp_path: Path) -> None:
-    make_run(tmp_path, [0.9], 0, {"model.activation": "kwinners", "sparsity.pruning.hebbian_fraction": 0.4})
-    config = OmegaConf.load(next(tmp_path.glob("*/config.yaml")))
-    assert json.dumps(config.sparsity.pruning.hebbian_fraction) == "0.4"
-    assert original_columns(load_runs(tmp_path))["use_kwinners"].all()
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"model.hebbian_grow": True}, (True, 0.2, None, 0.3, "DSNNMixedHeb")),
+        ({"model.hebbian_grow": None}, (False, 0.2, None, 0.3, "SparseModel")),
+        ({"sparsity.pruning": "hebbian", "sparsity.growth": "hebbian"}, (True, 0.1, 0.4, None, "DSNNMixedHeb")),
+        ({"sparsity.pruning": "weighted_hebbian"}, (False, 0.1, None, 0.4, "DSNNWeightedMag")),
+        (
+            {
+                "sparsity.pruning._target_": "sparse_lightning.MixedPruning",
+                "sparsity.pruning.hebbian_fraction": 0.6,
+                "sparsity.pruning.weight_fraction": 0.2,
+            },
+            (False, 0.1, 0.6, 0.2, "DSNNMixedHeb"),
+        ),
+        ({"sparsity.growth": None, "sparsity.pruning": "signed_magnitude"}, (False, 0.1, None, 0.4, "SparseModel")),
+    ],
+)
+def test_the_original_columns_hold_what_runs_have(
+    settings: dict[str, object], expected: tuple[object, ...], tmp_path: Path
+) -> None:
+    own = {"sparsity._target_": "sparse_lightning.PruneRegrow", "sparsity.density": 0.1}
+    own |= {
+        "sparsity.prune_fraction": 0.4,
+        "sparsity.growth": "random",
+        "model.density": 1.0,
+        "model.hebbian_grow": None,
+    }
+    sparse = any(name.startswith("sparsity") for name in settings)
+    base = {**PUBLISHED, "trainer.accelerator": "cpu", **(own if sparse else {}), **settings}
+    make_run(tmp_path, [0.9], 0, {}, base=base)
+    table = original_columns(load_runs(tmp_path))
+    names = ["hebbian_grow", "on_perc", "hebbian_prune_perc", "weight_prune_perc", "model"]
+    found = tuple(None if value != value else value for value in table[names].iloc[0])
+    assert found == expected
+    rest = table.drop(columns=names).iloc[0]
+    assert rest.notna().all(), rest
+    assert (rest["lr_scheduler"], rest["network"], rest["device"]) == ("MultiStepLR", "MLPHeb", "cpu")
+    assert Path(rest["data_dir"]).is_dir()
+
+
+def test_kwinners_and_noise_are_in_the_original_columns(tmp_path: Path) -> None:
+    make_run(tmp_path, [0.9], 0, {"model.activation": "kwinners", "model.test_noise": True})
+    table = original_columns(load_runs(tmp_path))
+    assert table[["use_kwinners", "test_noise"]].all(axis=None)

@@ -80,14 +80,14 @@ def test_the_page_says_where_its_runs_come_from(tmp_path: Path) -> None:
     assert all(f"<dd>{fact}</dd>" in header for fact in found)
 
 
-def test_a_page_of_older_runs_takes_date_and_command_from_what_else_there_is(tmp_path: Path) -> None:
-    run = make_run(tmp_path, [0.9], 0)
-    (run / "events.out.tfevents.1795678098.machine.1.0").touch()
-    (tmp_path / "multirun.yaml").write_text("hydra: {overrides: {task: ['seed=range(2)']}}")
+def test_a_page_shows_the_date_and_the_command_of_its_runs(tmp_path: Path) -> None:
+    command = "python scripts/train.py -m 'seed=range(2)'"
+    for seed in range(2):
+        make_run(tmp_path, [0.9], seed, date=f"2026-11-2{6 + seed}T10:00:00+00:00", command=command)
     make_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert "<dd>2026-11-26</dd>" in page
-    assert "<dd><code>python scripts/train.py -m seed=range(2)</code></dd>" in page
+    assert "<dd>2026-11-26 to 2026-11-27</dd>" in page
+    assert "<dd><code>python scripts/train.py -m &#39;seed=range(2)&#39;</code></dd>" in page
 
 
 def test_nothing_that_runs_are_called_becomes_markup(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_diverged_run_is_read_and_named_and_not_counted(small: Path, value: st
     assert status["model.hebbian_grow=false,seed=5"] == "diverged"
     assert len(findings.runs) == 4
     said = words(format_report(findings))
-    named = f"model.hebbian_grow=false,seed=5 (diverged: val_loss is {value} in epoch 1)"
+    named = f"model.hebbian_grow=false,seed=5 (diverged: val_loss is {value} in epoch 2)"
     assert f"WARNING: 1 of 5 runs diverged and are not counted: {named}." in said
     assert "damaged" not in said
 
@@ -217,8 +217,8 @@ def write(name: str, content: str | bytes) -> Callable[[Path], object]:
         (write("metrics.csv", "a,b\n0,1\n"), "to have a row an epoch, in order"),
         (write("result.json", '{"epochs": 8'), "Expected result.json to be JSON"),
         (write("result.json", "[8]"), "Expected result.json to be JSON"),
-        (write("config.yaml", "model: {seed: [1"), "Expected config.yaml to be a configuration"),
-        (write("config.yaml", "seed: 1\nmodel: &a {x: 1}\nmore: [*a, *a]\n"), "Expected config.yaml to be a"),
+        (write("config.yaml", "model: {seed: [1"), "config.yaml to be a configuration"),
+        (write("config.yaml", "seed: 1\nmodel: &a {x: 1}\nmore: [*a, *a]\n"), "config.yaml to be a"),
         (write("config.yaml", "site: theirs\n"), "got one of another project"),
     ],
 )

@@ -1,7 +1,7 @@
 """The arms of a study, found from what varies: its factors, its arms, and which arm each one is compared with."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,15 +95,20 @@ def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd
     settings = [dict(zip(map(str, labels), levels, strict=True)) for levels in labels.to_numpy().tolist()]
     seeds = [name for name in map(str, labels) if name.rpartition(".")[2] == "seed"]
     factors, moved = _factors(labels[[name for name in labels if name not in seeds]])
-    levels = {name.removesuffix(_CLASS): _short(name, labels[name]) for name in factors}
+    titles = _titles(factors)
+    levels = {titles[name]: _short(name, labels[name]) for name in factors}
     rows = [{name: column[index] for name, column in levels.items()} for index in range(len(runs))]
     names = [",".join(f"{factor}={level}" for factor, level in row.items()) or _ALONE for row in rows]
     differing = [name for name in seeds if labels[name].nunique() > 1] or seeds[:1]
     runs = runs.assign(arm=names, pair=labels[differing].agg(",".join, axis=1) if len(runs) else [])
     chosen = _against(against, {name: list(dict.fromkeys(column)) for name, column in levels.items()})
     arms = dict(zip(names, rows, strict=True))
-    first = sorted(arms, key=lambda arm: not chosen.items() <= arms[arm].items())
-    words = tuple(_moved(labels, name, names) for name in moved if name != DATA)
+    order = {name: sorted(dict.fromkeys(column), key=_order) for name, column in levels.items()}
+    place = {arm: [order[name].index(level) for name, level in own.items()] for arm, own in arms.items()}
+    first = sorted(arms, key=lambda arm: (not chosen.items() <= arms[arm].items(), place[arm]))
+    classes = [levels[titles[name]] for name in factors if name.endswith(_CLASS)]
+    groups = [",".join(row) for row in zip(*classes, strict=True)] or names
+    words = tuple(_moved(labels, name, groups) for name in moved if name != DATA)
     repeated = runs.duplicated(["arm", "pair"])
     notes = [
         f"{run['run']} is not counted: it repeats seed {run['pair']} of {run['arm']}."
@@ -124,16 +129,30 @@ def _factors(labels: pd.DataFrame) -> tuple[list[str], list[str]]:
     classes = [name for name in varying if name.endswith(_CLASS)]
 
     def follows(name: str) -> bool:
-        within = [other for other in varying if other != DATA] if name == DATA else classes
-        return bool(within) and name not in classes and bool((labels.groupby(within)[name].nunique() == 1).all())
+        around = [each for each in classes if each != name and name.startswith(each.removesuffix("_target_"))]
+        within = (
+            [other for other in varying if other != DATA] if name == DATA else around if name in classes else classes
+        )
+        return bool(within) and bool((labels.groupby(within)[name].nunique() == 1).all())
 
     moved = [name for name in varying if follows(name)]
     return [name for name in varying if name not in moved], moved
 
 
-def _moved(labels: pd.DataFrame, name: str, arms: list[str]) -> str:
-    levels = dict(zip(arms, labels[name], strict=True))
-    return f"{name} differs too: {'; '.join(f'{level} in {arm}' for arm, level in levels.items())}."
+def _titles(factors: Sequence[str]) -> dict[str, str]:
+    """What factors are called: a class by what it is in, others by their last names where these are their own."""
+    last = {name: name.removesuffix(_CLASS).rpartition(".")[2] for name in factors}
+    taken = list(last.values())
+    return {name: short if taken.count(short) == 1 else name.removesuffix(_CLASS) for name, short in last.items()}
+
+
+def _moved(labels: pd.DataFrame, name: str, groups: Sequence[str]) -> str:
+    """Which level a setting that is not a factor has, in each class or arm."""
+    found: dict[str, list[str]] = {}
+    for group, level in dict(zip(groups, labels[name], strict=True)).items():
+        found.setdefault(level, []).append(group)
+    words = (f"{level} in {', '.join(where)}" for level, where in found.items())
+    return f"{name} differs too: {'; '.join(words)}."
 
 
 def _short(name: str, levels: "pd.Series[Any]") -> list[str]:
@@ -163,8 +182,9 @@ def _against(wanted: str | None, levels: Mapping[str, list[str]]) -> dict[str, s
     return chosen
 
 
-def _order(level: str) -> tuple[int, float, str]:
+def _order(level: str) -> tuple[int, float]:
+    """Numbers by their size, then all else as it comes."""
     try:
-        return 0, float(level), level
+        return 0, float(level)
     except ValueError:
-        return 1, 0.0, level
+        return 1, 0.0

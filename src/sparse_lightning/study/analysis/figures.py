@@ -7,6 +7,7 @@ import io
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -19,8 +20,8 @@ from matplotlib.ticker import MaxNLocator
 
 from sparse_lightning.study.analysis.findings import Findings
 from sparse_lightning.study.analysis.metrics import TOPOLOGY, Metric, column, describe, epochs_to
-from sparse_lightning.study.analysis.runs import load_degrees
 from sparse_lightning.study.analysis.statistics import Numbers, differences, row_of
+from sparse_lightning.study.train.record import read_degrees
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
@@ -209,7 +210,7 @@ def input_maps(findings: Findings, most: int = 4) -> tuple[dict[str, Numbers], l
     found: dict[str, list[Numbers]] = {}
     for _, run in findings.runs.iterrows():
         try:
-            degrees = load_degrees(run["folder"])
+            degrees = read_degrees(Path(run["folder"]))
         except ValueError:
             continue
         first = next((rows for name, rows in degrees.items() if name.endswith("/in")), None)

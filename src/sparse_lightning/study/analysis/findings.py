@@ -207,14 +207,17 @@ def _unpaired(found: Findings) -> list[str]:
 def _published(found: Findings, known: Sequence[Experiment]) -> list[str]:
     """Why published figures do not stand beside an arm."""
     matched = {arm for _, arms in found.cells for arm in arms}
+    named = "experiment_name" in found.frame and found.frame["experiment_name"].notna().any()
     reasons: dict[str, list[str]] = {}
     for experiment in known:
         for arm, settings in found.design.settings.items():
             differing = experiment.differences(settings)
-            foreign = "experiment_name" not in found.frame and any(words.startswith("model is") for words in differing)
+            foreign = not named and any(words.startswith("model is") for words in differing)
             if arm not in matched and not foreign:
                 reasons.setdefault(f"{'; '.join(differing) or 'not all of its arms were run'}.", []).append(arm)
-    return [f"No published figures beside {', '.join(arms)}: {reason}" for reason, arms in reasons.items()]
+    every = len(found.design.arms)
+    beside = {reason: "any arm" if len(arms) == every > 1 else ", ".join(arms) for reason, arms in reasons.items()}
+    return [f"No published figures beside {arms}: {reason}" for reason, arms in beside.items()]
 
 
 def _explained(found: Findings, threshold: float | None) -> list[str]:

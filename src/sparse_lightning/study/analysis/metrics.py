@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import pandas as pd
 
-from sparse_lightning.study.analysis.runs import load_degrees
+from sparse_lightning.study.train.record import read_degrees
 
 EARLY = 5  # the epoch of the early measures, after five rewirings
 Mode = Literal["max", "min"]
@@ -182,7 +182,7 @@ def with_dead_share(curve: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
     that record, or where it is damaged, there is no share.
     """
     try:
-        degrees = load_degrees(folder)
+        degrees = read_degrees(Path(folder))
     except ValueError:
         return curve
     sides = {name.removesuffix("/in"): rows for name, rows in degrees.items() if name.endswith("/in")}

@@ -12,6 +12,7 @@ from sparse_lightning.study.analysis.metrics import Mode
 from sparse_lightning.study.analysis.page import page
 from sparse_lightning.study.train.record import write
 
+SEVERAL = 3  # comparisons: of more than so many, the screen shows one row each
 PAGE, SUMMARY, FIGURES = "report.html", "summary.csv", "figures"
 
 
@@ -61,8 +62,11 @@ def format_report(findings: Findings) -> str:
         lines += textwrap.wrap(conclusion.remark, 110, initial_indent="   ", subsequent_indent="   ")
     if findings.cells and (published := tables.cells_table(findings)).rows:
         lines += ["", str(published)]
-    for compared in findings.comparisons:
-        lines += ["", str(tables.comparison_table(compared, findings.main_metrics).first(7))]
+    if len(findings.comparisons) > SEVERAL:
+        lines += ["", str(tables.overview_table(findings))]
+    else:
+        for compared in findings.comparisons:
+            lines += ["", str(tables.comparison_table(compared, findings.main_metrics).first(7))]
     for note in findings.notes:
         lines += ["", *textwrap.wrap(note, 110)] if note == findings.notes[0] else textwrap.wrap(note, 110)
     return "\n".join(lines)

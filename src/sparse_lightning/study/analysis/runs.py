@@ -5,17 +5,13 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
-from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
-from sparse_lightning.study.train.record import CONFIG, DEGREES, ERROR, METRICS, RESULT, read_metrics
+from sparse_lightning.study.train.record import CONFIG, ERROR, METRICS, RESULT, divergence, read_config, read_metrics
 
 FACTS = ("run", "folder", "status", "error", "metric", "mode", "epochs", "run_time", "mean_epoch_time")
 COURSE = ("max", "max_epoch", "min", "min_epoch", "median", "last")
@@ -74,22 +70,6 @@ def load_metrics(folder: str | Path) -> pd.DataFrame:
     return table.astype({"epoch": int}) if rows else table
 
 
-def load_degrees(folder: str | Path) -> dict[str, NDArray[np.integer[Any]]]:
-    """The connections of each unit by epoch, ``{"<layer>/in": (epochs, units)}``; empty without a record.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
-    path = Path(folder) / DEGREES
-    if not path.exists():
-        return {}
-    try:
-        with path.open("rb") as file, np.load(file) as saved:
-            return {name: saved[name] for name in saved.files}
-    except Exception as error:  # zipfile, zlib and NumPy each raise their own
-        raise ValueError(f"Expected {path.name} to hold NumPy arrays, got a damaged file") from error
-
-
 def label(value: Any) -> str:
     """A level as it is written in a configuration.
 
@@ -112,8 +92,6 @@ def origin(frame: pd.DataFrame) -> dict[str, str]:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         versions = result.get("versions") or {}
         result["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
-        result.setdefault("date", _started(folder))
-        result.setdefault("command", _command(folder.parent))
         for name, values in found.items():
             values.append(str(result.get(name) or ""))
     known = {name: sorted(set(filter(None, values))) for name, values in found.items()}
@@ -133,7 +111,7 @@ def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, A
         config = _config(path)
         report = config.get("report") or {}
         wanted = metric or str(report.get("metric") or wanted)
-        settings = dict(_flat({key: value for key, value in config.items() if key not in _NOT_SETTINGS}))
+        settings = dict(flat({key: value for key, value in config.items() if key not in _NOT_SETTINGS}))
         rows = load_metrics(folder)
         facts |= _status(folder, rows, wanted)
     except ValueError as error:
@@ -166,40 +144,25 @@ def _status(folder: Path, rows: pd.DataFrame, metric: str) -> dict[str, Any]:
         raise ValueError(f"Expected {RESULT} to be JSON with the number of epochs, got a damaged file") from error
     if len(rows) != epochs:
         raise ValueError(f"Expected {METRICS} to have the {epochs} epochs that {RESULT} says, got {len(rows)}")
-    diverged = _diverged(folder, metric)
+    diverged = divergence(read_metrics(folder), metric)
     if not diverged and (metric not in rows or rows[metric].isna().all()):
         names = ", ".join(name for name in map(str, rows) if "/" not in name)
         raise ValueError(f"Expected {METRICS} to have {metric}, got {names}")
-    return {"status": "diverged" if diverged else "finished", "error": diverged}
-
-
-def _diverged(folder: Path, metric: str) -> str | None:
-    """From which epoch on a loss, or the metric, is not a number; None if they all are."""
-    for row in read_metrics(folder):
-        for name, cell in row.items():
-            if cell and not math.isfinite(float(cell)) and (name == metric or "loss" in name):
-                return f"diverged: {name} is {cell} in epoch {row['epoch']}"
-    return None
+    return {"status": "diverged" if diverged else "finished", "error": f"diverged: {diverged}" if diverged else None}
 
 
 def _config(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):  # a few can stand for gigabytes
-            raise ValueError("YAML aliases")
-        config = OmegaConf.to_container(OmegaConf.create(text))
-    except Exception as error:  # OmegaConf, YAML and the file system each raise their own
-        raise ValueError(f"Expected {CONFIG} to be a configuration, got a damaged file") from error
-    if not (isinstance(config, dict) and "seed" in config and isinstance(config.get("model"), dict)):
+    config = read_config(path)
+    if not ("seed" in config and isinstance(config.get("model"), dict)):
         raise ValueError(f"Expected a {CONFIG} with a model and a seed, got one of another project")
-    return {str(key): value for key, value in config.items()}
+    return config
 
 
-def _flat(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Settings by dotted name; what builds an object is entered, other mappings and lists are values."""
     for key, value in config.items():
         if isinstance(value, Mapping) and (not prefix or "_target_" in value):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         elif isinstance(value, Mapping):
             yield f"{prefix}{key}", f"{{{', '.join(f'{name}: {label(level)}' for name, level in value.items())}}}"
         elif key == "_target_" or not str(key).startswith("_"):
@@ -224,22 +187,6 @@ def _short_names(settings: pd.DataFrame, taken: set[str]) -> pd.DataFrame:
         else:
             short |= {f"settings.{column}" if column in taken else column: settings[column] for column in columns}
     return pd.DataFrame(short)
-
-
-def _started(folder: Path) -> str:
-    """When the run began, by the name of its first TensorBoard events."""
-    names = (re.match(r"events\.out\.tfevents\.(\d{9,10})\.", path.name) for path in folder.glob("events.*"))
-    seconds = min((int(name[1]) for name in names if name), default=None)
-    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
-
-
-def _command(folder: Path) -> str:
-    """The command of a multirun, from what Hydra noted of it."""
-    try:
-        overrides = yaml.safe_load((folder / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]["overrides"]
-        return " ".join(["python scripts/train.py -m", *map(str, overrides["task"])])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        return ""
 
 
 def _natural(path: Path) -> tuple[tuple[int, int | str], ...]:

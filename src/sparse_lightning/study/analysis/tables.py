@@ -86,7 +86,17 @@ def main_table(frame: pd.DataFrame, metric: str = "val_acc", mode: Mode = "max")
             epoch, count = f"{figures[f'{best}_epoch', 'mean']:.1f}", f"{figures['count', 'sum']:.0f}"
             cells = [*means, epoch, *spread, count]
             rows += [[name, *(cell.replace("nan", "-") for cell in cells)]] if found else []
-    headings = ["arm", f"best {metric}", f"last {metric}", "best epoch", "best: min", "max", "last: min", "max", "runs"]
+    headings = [
+        "arm",
+        f"best {metric}",
+        f"last {metric}",
+        "best epoch (from 0)",
+        "best: min",
+        "max",
+        "last: min",
+        "max",
+        "runs",
+    ]
     title = f"{metric}, {'in %, ' if base.unit else ''}by arm"
     caption = "Mean ± standard deviation over runs, the mean of the best epoch, and the lowest and highest values."
     return Table(title, headings, rows, caption)
@@ -119,6 +129,16 @@ def cells_table(findings: Findings) -> Table:
         "interval of our mean (Student's t). Not known: one run, or no spread, and so no interval."
     )
     return Table("Published figures", headings, rows, caption)
+
+
+def overview_table(findings: Findings) -> Table:
+    """All comparisons by the best value of the metric, a row each, for the screen."""
+    rows = []
+    for compared in findings.comparisons:
+        heading, *cells = comparison_table(compared, findings.main_metrics[:1]).first(7).rows[0]
+        rows.append([f"{compared.arm} minus {compared.reference}", *cells])
+    headings = ["arm minus reference", "difference", "95% interval", "result", "pairs", "p", "p (Holm)"]
+    return Table(f"Differences in {heading}; the page has the other metrics", headings, rows)
 
 
 def comparison_table(compared: Comparison, shown: Sequence[Metric], topology: bool = False) -> Table:

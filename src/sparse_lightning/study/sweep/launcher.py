@@ -33,7 +33,10 @@ def run(cfg: DictConfig) -> float:
     A single run is trained by this process. A run of a multirun has a process of its own: a failure, or a crash, is
     recorded in its folder, and the others continue.
     """
-    job = job_of(cfg)
+    try:
+        job = job_of(cfg)
+    except ValueError as error:
+        sys.exit(f"Error: {sentence(error)}")  # Hydra would print more of an exception
     if job.alone:
         attempt(job)
     else:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from tqdm import tqdm
 
 from sparse_lightning.study.sweep.launcher import cores
-from sparse_lightning.study.sweep.names import constant_keys, jobs_of, run_name
+from sparse_lightning.study.sweep.names import constant_keys, jobs_of, key_of, run_name
 from sparse_lightning.study.train.record import CONFIG, ERROR, epochs_of, result_of, sentence, summary_of
 from sparse_lightning.study.train.resume import is_locked, refuse_other
 from sparse_lightning.study.train.run import prepare
@@ -25,12 +25,14 @@ class StudyProgress(Callback):
     """Hydra's callback for a multirun, called in the process that launches it."""
 
     watch: ClassVar["Watch | None"] = None  # on the class: Hydra sends the callback itself to every process
+    refused: ClassVar[Exception | None] = None  # why a multirun was not started
 
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **kwargs: Any) -> None:
         """Name the runs by what differs between them, compare them with those that are there, and show the progress."""
         try:
             self._start(config, config_name)
         except Exception as error:
+            StudyProgress.refused = error
             sys.exit(f"Error: {sentence(error)}")  # Hydra makes a warning of an exception, and continues
 
     def _start(self, config: DictConfig, config_name: str | None) -> None:
@@ -50,6 +52,7 @@ class StudyProgress(Callback):
         names = [run_name(job, constant) for job in jobs]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"Expected runs that differ in more than their place, got several of {', '.join(twice)}")
+        _try_out(jobs, config_name)
         if not config.force:
             _refuse_others(folder, dict(zip(names, jobs, strict=True)), config_name)
         given = [dict(override.split("=", 1) for override in job) for job in jobs]
@@ -66,6 +69,20 @@ class StudyProgress(Callback):
         at_once = slots.get(config.hydra.runtime.choices["hydra/launcher"], 0)
         StudyProgress.watch = Watch(folder, epochs, at_once)
         StudyProgress.watch.start()
+
+
+def _try_out(jobs: Sequence[Sequence[str]], config_name: str | None) -> None:
+    """Compose each value of each key once, so that no run starts where one cannot.
+
+    Raises:
+        Exception: Whatever Hydra raises, or a configuration that cannot be used.
+    """
+    tried: set[str] = set()
+    for job in jobs:
+        new = {override for override in job if key_of(override) != "seed"} - tried
+        if new:
+            prepare(compose(config_name, list(job)), job)
+            tried |= new
 
 
 def _refuse_others(folder: Path, jobs: Mapping[str, Sequence[str]], config_name: str | None) -> None:

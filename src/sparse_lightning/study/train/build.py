@@ -1,10 +1,11 @@
 """Objects from their configuration, with one sentence for each that cannot be built."""
 
 import inspect
+import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 
 
 def arguments(cls: type) -> list[str]:
@@ -29,29 +30,31 @@ def arguments(cls: type) -> list[str]:
     return [*found, "**"]
 
 
-def target(config: Mapping[str, Any], where: str) -> type:
+def target(config: Mapping[str, Any], where: str, kind: type = object) -> type:
     """The class that a configuration names.
 
     Raises:
-        ValueError: It names none that can be imported; functions are not called.
+        ValueError: It names none that can be imported, or none of this kind; functions are not called.
     """
     path = config.get("_target_")
     try:
-        return get_class(str(path))
+        found = pkgutil.resolve_name(str(path))
     except Exception as error:  # whatever the import of a module raises
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"Expected {where}._target_ to name a class to import, got {path!r}: {reason}") from error
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        what = "a class" if kind is object else f"a {kind.__name__}"
+        raise ValueError(f"Expected {where}._target_ to name {what}, got {path!r}")
+    return found
 
 
-def build(config: Mapping[str, Any], where: str, seed: int | None = None, **given: Any) -> Any:
+def build(config: Mapping[str, Any], where: str, kind: type, seed: int | None = None, **given: Any) -> Any:
     """Build an object from the class and the arguments in its configuration, and those inside it.
 
     Args:
         config: ``_target_`` and arguments.
         where: The key of the configuration, for messages.
+        kind: What it has to be.
         seed: The seed to give to a class that takes one, where the configuration has none.
         given: More arguments, for a class that takes them.
 
@@ -65,7 +68,7 @@ def build(config: Mapping[str, Any], where: str, seed: int | None = None, **give
                 raise ValueError(
                     f"Expected {key} to have arguments of {nested['_target_']} ({', '.join(taken)}), got {name!r}"
                 )
-    taken = arguments(target(config, where))
+    taken = arguments(target(config, where, kind))
     given = {"seed": seed, **given} if seed is not None and "seed" not in config else given
     return instantiate(config, **{name: value for name, value in given.items() if name in taken})
 

@@ -16,8 +16,8 @@ def train_in_lists(trainer: Trainer, model: LightningModule, data: Any) -> bool:
 
     Lightning's own way from one batch to the next takes a third of the time of an epoch of the experiment. The weights
     and metrics are to the bit the same. A training in which something may happen within an epoch stays as it is: on
-    several processes, with clipped or accumulated gradients, with a limit of batches or steps, with a schedule or a
-    rewiring by steps, or with a callback that is neither Lightning's nor this library's.
+    several processes, with clipped or accumulated gradients, with a limit of batches or steps, with a rewiring by steps
+    or a schedule that asks how many steps there are, or with a callback that is neither Lightning's nor this library's.
 
     Args:
         trainer: The Trainer, before it fits.
@@ -30,7 +30,7 @@ def train_in_lists(trainer: Trainer, model: LightningModule, data: Any) -> bool:
     in_lists = (
         type(model) is SparseMLP
         and type(data) is MNISTDataModule
-        and model.hparams["lr_interval"] == "epoch"
+        and not model.schedule_needs_steps
         and trainer.world_size == 1
         and trainer.gradient_clip_val is None
         and trainer.accumulate_grad_batches == 1

@@ -11,6 +11,7 @@ import csv
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from omegaconf import OmegaConf
 CONFIG, METRICS, RESULT, ERROR, CHECKPOINTS = "config.yaml", "metrics.csv", "result.json", "error.txt", "checkpoints"
 LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", ".previous"
 DEGREES = "connections.npz"
+SWEEP = "multirun.yaml"  # Hydra's, in the folder of a multirun
 DATA = "data_sha256"  # in the configuration: the data that the run was trained on
 # Settings that may differ when a run is continued: where it is, and how it is watched.
 INCIDENTAL = ("output_dir", "force", "data_dir", "enable_model_summary", "log_every_n_steps")
@@ -59,12 +61,33 @@ class Job:
         folder: Its folder.
         swept: The settings that differ between the runs of its multirun, by their last names.
         alone: Whether it is started without a multirun.
+        command: The command that started it, or its multirun.
     """
 
     config: str
     folder: Path
     swept: frozenset[str] = frozenset()
     alone: bool = False
+    command: str = ""
+
+
+def command_of(config_name: str | None, overrides: Iterable[str], *options: str) -> str:
+    """A command as it can be given to a shell again.
+
+    >>> command_of("config", ["seed=range(2)", "trainer.max_epochs=3"], "-m")
+    "python scripts/train.py -m 'seed=range(2)' trainer.max_epochs=3"
+    """
+    named = [] if config_name in (None, "config") else ["--config-name", str(config_name)]
+    return shlex.join(["python", "scripts/train.py", *named, *options, *overrides])
+
+
+def command_of_sweep(folder: Path) -> str:
+    """The command of a multirun, by what Hydra noted of it in its folder; empty if it did not."""
+    try:
+        hydra = read_config(folder / SWEEP)["hydra"]
+        return command_of(hydra["job"]["config_name"], map(str, hydra["overrides"]["task"]), "-m")
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def write(path: Path, content: str | bytes, keep: Path | None = None) -> None:

@@ -80,7 +80,8 @@ def settings_of(config: Any) -> dict[str, Any]:
     return {
         name: value
         for name, value in flat.items()
-        if name.partition(".")[0] not in ("logger", "report") and name.rpartition(".")[2] not in INCIDENTAL
+        if name.partition(".")[0] not in ("logger", "report", "experiment_name")
+        and name.rpartition(".")[2] not in INCIDENTAL
     }
 
 

@@ -13,11 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from sparse_lightning.study.train.record import ERROR, Job, result_of, sentence, write
+from sparse_lightning.study.train.record import ERROR, Job, command_of, command_of_sweep, result_of, sentence, write
 from sparse_lightning.study.train.resume import OtherRunError, RunLockedError, locked
 
 GROUPS = ("model", "data", "sparsity", "callbacks", "trainer", "logger", "report")
-KEYS = (*GROUPS, "seed", "threads", "output_dir", "force", "ckpt_path")
+KEYS = (*GROUPS, "experiment_name", "seed", "threads", "output_dir", "force", "ckpt_path")
 _REPLACED = {"density": "density", "prune_fraction": "prune_fraction", "hebbian_grow": "growth"}  # by sparsity's
 
 
@@ -36,7 +36,9 @@ def job_of(cfg: DictConfig) -> Job:
     given = {override.lstrip("+~").partition("=")[0] for override in hydra.overrides.task}
     keys = given - set(hydra.job.config.override_dirname.exclude_keys)
     swept = frozenset(key.rpartition(".")[2] for key in keys)
-    return Job(OmegaConf.to_yaml(cfg, resolve=True), Path(hydra.runtime.output_dir), swept, alone)
+    folder = Path(hydra.runtime.output_dir)
+    command = command_of(hydra.job.config_name, hydra.overrides.task) if alone else command_of_sweep(folder.parent)
+    return Job(OmegaConf.to_yaml(cfg, resolve=True), folder, swept, alone, command)
 
 
 def prepare(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from sparse_lightning.study.train.build import build
@@ -59,7 +60,7 @@ def train(job: Job) -> None:
             f"Expected trainer.devices=1 in a multirun, whose runs have one process each, got {cfg.trainer.devices}: "
             "start a run on several devices without -m"
         )
-    data = build(cfg.data, "data", cfg.seed)
+    data = build(cfg.data, "data", LightningDataModule, cfg.seed)
     if hasattr(data, "digest"):
         cfg[DATA] = data.digest()
         refuse_other(folder, _plain(cfg), settings)
@@ -85,7 +86,7 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
     (folder / ERROR).unlink(missing_ok=True)
     torch.set_num_threads(cfg.threads)
     seed_everything(cfg.seed, verbose=False)
-    model: LightningModule = build(cfg.model, "model", cfg.seed)
+    model: LightningModule = build(cfg.model, "model", LightningModule, cfg.seed)
     connections = Connections(folder)
     recorder = Recorder(folder, OmegaConf.to_yaml(cfg), settings, metric=metric, mode=mode, connections=connections)
     rows = recorder.table.rows
@@ -95,7 +96,7 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
             "force=true trains the run from the start"
         )
     loggers = [
-        build(config, f"logger.{name}", purge_step=trained if path else None)
+        build(config, f"logger.{name}", Logger, purge_step=trained if path else None)
         for name, config in (cfg.logger or {}).items()
     ]
     board = next((logger for logger in loggers if isinstance(logger, Board)), None)
@@ -103,8 +104,9 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
         board.log_metrics({name: float(value) for name, value in rows[trained - 1].items() if value})
     callbacks: list[Callback] = [connections, recorder]
     if cfg.sparsity.get("_target_"):
-        callbacks.insert(0, build(cfg.sparsity, "sparsity", cfg.seed))
-    callbacks += [build(config, f"callbacks.{name}", cfg.seed) for name, config in (cfg.callbacks or {}).items()]
+        callbacks.insert(0, build(cfg.sparsity, "sparsity", Callback, cfg.seed))
+    own_callbacks = (cfg.callbacks or {}).items()
+    callbacks += [build(config, f"callbacks.{name}", Callback, cfg.seed) for name, config in own_callbacks]
     if job.alone:
         callbacks.append(Progress(metric, bar=sys.stderr.isatty()))
     own: dict[str, Any] = {
@@ -113,7 +115,7 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
         "enable_progress_bar": False,
         "plugins": [WholeCheckpoints()],
     }
-    trainer: Trainer = build(cfg.trainer, "trainer", **own)
+    trainer: Trainer = build(cfg.trainer, "trainer", Trainer, **own)
     train_in_lists(trainer, model, data)
     try:
         trainer.fit(model, datamodule=data, ckpt_path=path or cfg.ckpt_path, weights_only=True)
@@ -127,7 +129,7 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
     if not values:
         raise ValueError(f"Expected report.metric to be logged in some epoch, got none of {metric!r}")
     diverged = divergence(recorder.table.rows.values(), metric) or None
-    result = result_from(values, metric, mode, epochs=len(recorder.table.rows), diverged=diverged, **_facts())
+    result = result_from(values, metric, mode, epochs=len(recorder.table.rows), diverged=diverged, **_facts(job))
     if board:
         names = (f"{metric}_{mode}", f"{metric}_{mode}_epoch", f"{metric}_last", "epochs")
         board.log_result(_shown(cfg), {name: result[name] for name in names}, job.swept)
@@ -159,8 +161,8 @@ def _quieten() -> None:
     warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
 
 
-def _facts() -> dict[str, Any]:
-    """Where the result comes from: date, machine, versions, and the commit of the checkout, if it is one."""
+def _facts(job: Job) -> dict[str, Any]:
+    """Where the result comes from: date, command, machine, versions, and the commit of the checkout, if it is one."""
     packages = ("sparse_lightning", "torch", "lightning")
     versions = {name: version(name) for name in packages} | {"python": platform.python_version()}
     root = Path(__file__).parents[4]
@@ -170,4 +172,4 @@ def _facts() -> dict[str, Any]:
         commit = asked.stdout.strip() or None
     date = datetime.now(UTC).isoformat(timespec="seconds")
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    return {"date": date, "commit": commit, "versions": versions, "machine": machine}
+    return {"date": date, "command": job.command, "commit": commit, "versions": versions, "machine": machine}

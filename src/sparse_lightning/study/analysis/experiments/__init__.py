@@ -1,7 +1,8 @@
 """Published experiments: each a table of figures as data, NAME.json, matched to the arms of a study by their settings.
 
 A cell of such a table has `settings`, which an arm must have; `over`, settings whose levels it takes together;
-`metric` and `statistic`; `value`, `spread` (standard deviation) and `runs` as published. The `settings` of the whole
+`metric` and `statistic`; `value`, `spread` (standard deviation) and `runs` as published; and a `title` where its
+settings would be long. The `settings` of the whole
 table may be absent from a configuration, those of a cell may not, unless they are null.
 """
 
@@ -31,9 +32,12 @@ class Cell:
     spread: float | None = None
     runs: int | None = None
     over: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    title: str = ""
 
     def words(self) -> str:
-        """Its settings as overrides, with what it takes together."""
+        """Its title, or its settings as overrides, with what it takes together."""
+        if self.title:
+            return self.title
         own = {name: label(value) for name, value in self.settings.items()}
         together = {name: " and ".join(map(label, levels)) for name, levels in self.over.items()}
         return ",".join(f"{_short(name)}={value}" for name, value in (own | together).items())

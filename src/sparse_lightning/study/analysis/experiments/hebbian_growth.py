@@ -1,16 +1,18 @@
 """The headline experiment: its three conclusions, judged by the runs, and the 42 columns of its table of runs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from sparse_lightning.study.analysis.experiments import HEADLINE, Conclusion, Verdict, load
 from sparse_lightning.study.analysis.metrics import EARLY, Metric
 from sparse_lightning.study.analysis.statistics import FEWEST, direction, probability, row_of, seeds
 
+PACKAGED = Path(__file__).parents[3] / "datamodules" / "mnist_data"
+PRUNING_CLASSES = {"HebbianPruning": "hebbian", "WeightedHebbianPruning": "weighted_hebbian", "MixedPruning": "mixed"}
 SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
 SPEED = ("val_acc_max_epoch", "epochs_to")
 ABOUT = (0.15, 0.25)  # percentage points, what rounds to the published 0.2
@@ -82,30 +84,53 @@ def figures(row: "pd.Series[Any]", metric: Metric) -> str:
 def original_columns(frame: pd.DataFrame) -> pd.DataFrame:
     """The runs under the 42 column names of the published experiment, so that its analysis code runs unchanged.
 
-    Times are in minutes, as there. What this library has no setting for has the value that the experiment had.
+    Times are in minutes, as there. A pruning fraction is missing where its criterion does not prune.
     """
-    missing = pd.Series(np.nan, index=frame.index)
-    ours = {
-        "Experiment Name": frame["run"],
-        "experiment_file_name": frame["folder"],
-        "trial_time": frame["run_time"] / 60,
-        "mean_epoch_time": frame["mean_epoch_time"] / 60,
-        "dataset_name": frame.get("dataset", missing),
-        "device": frame.get("accelerator", missing),
-        "hebbian_prune_perc": frame.get("hebbian_fraction", missing),
-        "lr_scheduler": "MultiStepLR",
-        "model": "DSNNMixedHeb",
-        "network": "MLPHeb",
-        "on_perc": frame.get("density", missing),
-        "optim_alg": frame.get("optimizer", missing),
-        "weight_prune_perc": frame.get("prune_fraction", missing),
+    rows = [_original(row) for row in frame.to_dict("records")]
+    return pd.DataFrame(rows, columns=load(HEADLINE).more["columns"], index=frame.index)
+
+
+def _original(row: Mapping[Hashable, Any]) -> dict[str, Any]:
+    """A run in the terms of the published experiment."""
+
+    def setting(name: str) -> Any:
+        """A setting of the sparsity, or else of the model."""
+        found = (row.get(key) for key in (f"sparsity.{name}", f"model.{name}", name))
+        return next((value for value in found if value is not None and value == value), None)
+
+    growth, target = setting("growth"), setting("pruning._target_")
+    pruning = PRUNING_CLASSES.get(str(target).rpartition(".")[2], setting("pruning") or "signed_magnitude")
+    fraction, grows = setting("prune_fraction"), growth == "hebbian" if growth else setting("hebbian_grow")
+    weights, coactivation = (None, fraction) if pruning == "hebbian" else (fraction, None)
+    if pruning == "mixed":
+        weights, coactivation = setting("weight_fraction") or fraction, setting("hebbian_fraction")
+    moves = growth is not None or setting("hebbian_grow") is not None
+    model = "DSNNWeightedMag" if pruning == "weighted_hebbian" else "DSNNMixedHeb" if moves else "SparseModel"
+    schedules = {"multistep": "MultiStepLR", "cosine": "CosineAnnealingLR", "linear": "LinearLR"}
+    network = str(row.get("model._target_", "SparseMLP")).rpartition(".")[2]
+    return {
+        **{str(key): value for key, value in row.items()},
+        "Experiment Name": row["run"],
+        "experiment_file_name": row["folder"],
+        "trial_time": row["run_time"] / 60,
+        "mean_epoch_time": row["mean_epoch_time"] / 60,
+        "data_dir": setting("data_dir") or str(PACKAGED),
+        "dataset_name": setting("dataset"),
         "debug_sparse": True,
         "debug_weights": True,
-        "test_noise": frame.get("test_noise", False),
-        "use_kwinners": frame["activation"] == "kwinners" if "activation" in frame else False,
+        "device": setting("accelerator"),
+        "hebbian_grow": bool(grows),
+        "hebbian_prune_perc": coactivation,
+        "lr_scheduler": schedules.get(str(setting("lr_schedule") or "multistep")),
+        "model": "BaseModel" if setting("density") == 1 else model,
+        "network": "MLPHeb" if network == "SparseMLP" else network,
+        "on_perc": setting("density"),
+        "optim_alg": setting("optimizer"),
+        "pruning_early_stop": setting("pruning_early_stop"),
+        "test_noise": bool(setting("test_noise")),
+        "use_kwinners": setting("activation") == "kwinners",
+        "weight_prune_perc": weights,
     }
-    names = load(HEADLINE).more["columns"]
-    return pd.DataFrame({name: ours.get(name, frame.get(name, missing)) for name in names}, index=frame.index)
 
 
 def _estimate(row: "pd.Series[Any]", metric: Metric) -> str:
