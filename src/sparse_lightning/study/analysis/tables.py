@@ -162,7 +162,8 @@ COMPARISON_CAPTION = (
     "Arm and reference: mean ± standard deviation over their runs. Difference: mean over pairs of runs with the same "
     "seed, with its 95% bootstrap interval (BCa); differences of percentages are in percentage points. p: permutation "
     "test of the signs; Holm's correction is over the rows of a table. Standardised difference: mean difference "
-    "divided by the standard deviation of the differences. Pairs needed: for a power of 80% after the correction. Significant: "
+    "divided by the standard deviation of the differences. Pairs needed: for a power of 80% after the correction. "
+    "Significant: "
     "corrected p below 5%, an interval without zero, and at least six pairs."
 )
 
