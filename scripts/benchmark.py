@@ -79,7 +79,7 @@ class Row:
     Attributes:
         part: The part of the benchmark that it belongs to.
         name: What is measured.
-        measure: Measures once, given the number of the round and a folder that has MNIST and room for logs; returns
+        measure: Measures once, given the number of the round and a folder with MNIST, for its logs; returns
             quantities by unit, of which the first is the one that is compared.
         rounds: How many rounds it takes part in, from the first one on.
         against: Rows that it is compared to, which take part in as many rounds or more.
@@ -334,12 +334,15 @@ class _Timed(PruneRegrow):
 
     milliseconds = 0.0
 
-    def _rewire(self, *args: Any) -> None:
-        self.milliseconds = _milliseconds(lambda: super(_Timed, self)._rewire(*args))
+    def on_train_batch_start(self, *args: Any) -> None:
+        before = self.rewirings
+        milliseconds = _milliseconds(lambda: super(_Timed, self).on_train_batch_start(*args))
+        if self.rewirings > before:
+            self.milliseconds = milliseconds
 
 
 def _rewiring(size: int, growth: str, seed: int) -> float:
-    callback = _Timed(DENSITY, PRUNE_FRACTION, growth, seed=seed)
+    callback = _Timed(DENSITY, prune_fraction=PRUNE_FRACTION, growth=growth, seed=seed)
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = Trainer(max_epochs=2, accelerator="cpu", callbacks=[callback], **quiet)
     trainer.fit(_OneLayer(size), DataLoader(torch.randn(8, 1000), batch_size=8))
@@ -496,14 +499,14 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
         lines += ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
         for record in own:
             unit = "" if record["unit"] == own[0]["unit"] else f" {record['unit']}"
-            cells = [record["name"], _said(record[record["unit"]]) + unit]
+            cells = [record["name"], _spread(record[record["unit"]]) + unit]
             cells += [f"{record[name]['median']:.4f}" for name in shown]
-            cells += [_said(record["ratio"]), record["against"]] if record["against"] else ["", ""]
+            cells += [_spread(record["ratio"]), record["against"]] if record["against"] else ["", ""]
             lines.append(f"| {' | '.join([*cells, str(record['rounds'])])} |")
     return "\n".join(lines[1:])
 
 
-def _said(values: Mapping[str, float]) -> str:
+def _spread(values: Mapping[str, float]) -> str:
     one, low, high = (
         f"{values[key]:.3g}" if values[key] < 100 else f"{values[key]:.0f}" for key in ("median", "min", "max")
     )
@@ -535,7 +538,7 @@ def figure(records: Sequence[Mapping[str, Any]], path: Path) -> None:
             at, *([v[end] for v in sizes.values()] for end in ("min", "max")), color=colours[who], alpha=0.2
         )
     left.set(ylabel="seconds", xticks=range(len(ARMS)), xticklabels=list(ARMS), title="one epoch")
-    left.margins(y=0.15)  # room for the legend
+    left.margins(y=0.15)  # the legend stands there
     right.set(xscale="log", yscale="log", xlabel="connections", ylabel="milliseconds", title="one rewiring")
     for axes, part in ((left, "epoch"), (right, "rewire")):
         axes.spines[["top", "right"]].set_visible(False)
@@ -622,7 +625,7 @@ def _parts(text: str) -> tuple[str, ...]:
 
 def _count(least: int, text: str) -> int:
     if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"Expected a whole number of at least {least}, got {text!r}")
+        raise argparse.ArgumentTypeError(f"Expected an integer of at least {least}, got {text!r}")
     return int(text)
 
 

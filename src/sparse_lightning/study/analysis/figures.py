@@ -1,6 +1,6 @@
 """The figures of a report, each small enough for a phone, drawn without pyplot: the same bytes for the same data.
 
-Colours are those of Okabe and Ito (2008), told apart by the colour-blind and, with a line style each, in grey print.
+Colours are those of Okabe and Ito (2008), distinct for the colour-blind and, with line styles, in grey print.
 """
 
 import io

@@ -66,7 +66,7 @@ def paired_test(values: Numbers) -> float:
 
 
 def effect_size(values: Numbers) -> float:
-    """Cohen's d_z: the mean paired difference over the standard deviation of the differences; NaN without spread."""
+    """Standardised difference: mean of paired differences over their standard deviation; NaN without spread."""
     return float(values.mean() / values.std(ddof=1)) if len(values) > 1 and _spread(values) else math.nan
 
 
@@ -115,8 +115,8 @@ def compare(table: pd.DataFrame, arm: str, reference: str, metrics: Sequence[Met
     Returns:
         Columns: `mean`, `sd`, `runs` of the arm, and `reference_mean`, `reference_sd`, `reference_runs`, over all runs
         of each; `censored` and `reference_censored`, for epochs to a threshold; over the pairs: `pairs`, `difference`
-        (its mean) and `difference_sd`, `low` and `high` (95% interval), `p`, `p_holm`, `effect` (d_z), `seeds` (for 80%
-        power), and `note`, why something is missing.
+        (its mean) and `difference_sd`, `low` and `high` (95% interval), `p`, `p_holm`, `effect` (standardised
+        difference), `seeds` (for 80% power), and `note`, why something is missing.
     """
     rows = []
     for metric in metrics:

@@ -153,7 +153,7 @@ def comparison_table(compared: Comparison, shown: Sequence[Metric], topology: bo
         cells = [metric.show(row["difference"], sign=True), "-" if math.isnan(row["low"]) else span, result]
         tests = [str(row["pairs"]), probability(row["p"]), probability(row["p_holm"]), effect, seeds(row["seeds"])]
         rows.append([metric.heading, *cells, *tests, *sides])
-    headings = ["metric", "difference", "95% interval", "result", "pairs", "p", "p (Holm)", "effect size d_z"]
+    headings = ["metric", "difference", "95% interval", "result", "pairs", "p", "p (Holm)", "standardised difference"]
     headings += ["pairs needed", "arm", "reference"]
     return Table(f"{compared.arm} minus {compared.reference}", headings, rows)
 
@@ -161,8 +161,8 @@ def comparison_table(compared: Comparison, shown: Sequence[Metric], topology: bo
 COMPARISON_CAPTION = (
     "Arm and reference: mean ± standard deviation over their runs. Difference: mean over pairs of runs with the same "
     "seed, with its 95% bootstrap interval (BCa); differences of percentages are in percentage points. p: permutation "
-    "test of the signs; Holm's correction is over the rows of a table. Effect size d_z: mean difference divided by the "
-    "standard deviation of the differences. Pairs needed: for a power of 80% after the correction. Significant: "
+    "test of the signs; Holm's correction is over the rows of a table. Standardised difference: mean difference "
+    "divided by the standard deviation of the differences. Pairs needed: for a power of 80% after the correction. Significant: "
     "corrected p below 5%, an interval without zero, and at least six pairs."
 )
 

@@ -42,8 +42,8 @@ def write_arms(folder: Path, findings: Findings) -> list[Path]:
         for metric in mean:
             bounds = (mean[metric], mean[metric] - spread[metric], mean[metric] + spread[metric])
             for name, values in zip(_band(str(metric)), bounds, strict=True):
-                points = zip(values.index.tolist(), values.tolist(), strict=True)
-                events += [(step, scalar(name, value)) for step, value in points if not math.isnan(value)]  # type: ignore[no-untyped-call]
+                pairs = zip(values.index.tolist(), values.tolist(), strict=True)
+                events += [(step, scalar(name, value)) for step, value in pairs if not math.isnan(value)]  # type: ignore[no-untyped-call]
         path = folder / ARMS / folder_name(arm) / EVENTS
         written.append(_write_events(path, sorted(events, key=lambda event: event[0])))
     margins = {title: {tag(metric): ["Margin", _band(metric)] for metric in group} for title, group in charts.items()}
