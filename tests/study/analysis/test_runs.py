@@ -60,15 +60,9 @@ def test_the_table_as_text_lists_what_was_left_out(runs: Path) -> None:
     assert "model.hebbian_grow=null,seed=0: ValueError: no luck" in said
 
 
-<<<<<<< HEAD
 def test_the_documented_code_loads_the_runs_into_pandas(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (Path(__file__).parents[3] / "docs" / "study.md").read_text(encoding="utf-8")
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "load_runs" in block)
-=======
-def test_the_guide_loads_the_runs_into_pandas(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    guide = (Path(__file__).parents[3] / "docs/study.md").read_text(encoding="utf-8")
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", guide, re.S) if "load_runs" in block)
->>>>>>> main
     exec(code.replace("outputs/FOLDER", str(runs)), {})
     assert "DSNNMixedHeb    4" in capsys.readouterr().out
 
