@@ -183,6 +183,11 @@ def differences(one: Path, other: Path) -> list[str]:
                 | each["callbacks"]
                 for each in saved
             ]
+            settings = [
+                [own.pop("settings", None) for own in each.values() if isinstance(own, dict)] for each in states
+            ]
+            if settings[0] != settings[1]:
+                found.append(f"{name}: settings in {which}.ckpt")
             try:
                 torch.testing.assert_close(*states, rtol=0, atol=0)
             except AssertionError as error:
