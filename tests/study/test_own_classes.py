@@ -120,3 +120,11 @@ def test_the_example_of_an_own_study_runs_by_its_command(tmp_path: Path) -> None
     assert "best val_loss" in done.stdout
     assert "ublished" not in done.stdout.replace("as published", "")
     assert len(list(tmp_path.glob("*/result.json"))) == 4
+
+
+def test_an_argument_of_swept_methods_may_have_one_value(tmp_path: Path) -> None:
+    settings = ["sparsity=set,static", "sparsity.density=0.05", "seed=0", "trainer.max_epochs=1", *SHORT]
+    script("train.py", "-m", *settings, f"output_dir={tmp_path}")
+    for method in ("set", "static"):
+        config = (tmp_path / f"sparsity={method}" / "config.yaml").read_text()
+        assert "density: 0.05" in config

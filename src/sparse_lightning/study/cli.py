@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
-from sparse_lightning.study.sweep.names import key_of
+from sparse_lightning.study.sweep.names import key_of, sweep_with_groups
 from sparse_lightning.study.sweep.progress import StudyProgress, reason
 from sparse_lightning.study.train.record import result_of, sentence
 from sparse_lightning.study.train.resume import is_locked
@@ -56,6 +56,8 @@ def command(main: Callable[[], object], conf: Path) -> None:
     traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing
     try:
+        if {"-m", "--multirun"} & set(sys.argv):
+            _sweep_with_groups()
         for _ in range(TRIES):
             main()
             if _is_complete():
@@ -75,6 +77,15 @@ def command(main: Callable[[], object], conf: Path) -> None:
         _report()
         failed = True
     sys.exit(failed)
+
+
+def _sweep_with_groups() -> None:
+    given = sys.argv[1:]
+    try:
+        changed = iter(sweep_with_groups([word for word in given if "=" in word and word[0] != "-"]))
+    except OverrideParseException:
+        return  # Hydra reports it
+    sys.argv[1:] = [next(changed) if "=" in word and word[0] != "-" else word for word in given]
 
 
 def explain(error: Exception, conf: Path) -> str:

@@ -20,6 +20,38 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
+def sweep_with_groups(overrides: Sequence[str]) -> list[str]:
+    """Overrides of which those of a group that is swept are swept too, over the one value that they have.
+
+    Hydra reads what is not swept before it has chosen from the group, and would not find the key.
+
+    >>> sweep_with_groups(["sparsity=set,rigl", "sparsity.density=0.1", "seed=1"])
+    ['sparsity=set,rigl', 'sparsity.density=choice(0.1)', 'seed=1']
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    swept = {each.key_or_group for each in parsed if each.is_sweep_override()}
+    return [
+        f"{text.partition('=')[0]}=choice({text.partition('=')[2]})"
+        if each.key_or_group.partition(".")[0] in swept - {each.key_or_group} and not each.is_sweep_override()
+        else text
+        for each, text in zip(parsed, overrides, strict=True)
+    ]
+
+
+def _without_choice(overrides: Sequence[str]) -> list[str]:
+    """Overrides as they were before :func:`sweep_with_groups`.
+
+    >>> _without_choice(["sparsity.density=choice(0.1)", "seed=choice(1,2)"])
+    ['sparsity.density=0.1', 'seed=choice(1,2)']
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    single = [each.is_choice_sweep() and len(list(each.sweep_string_iterator())) == 1 for each in parsed]
+    return [
+        re.sub(r"=choice\((.*)\)$", r"=\1", text) if alone else text
+        for text, alone in zip(overrides, single, strict=True)
+    ]
+
+
 def run_name(overrides: Sequence[str], constant: Sequence[str]) -> str:
     """A run's name: its overrides without their groups, and without those that are constant.
 
@@ -41,7 +73,7 @@ def study_folder(folder: str | None, overrides: Sequence[str]) -> str:
     >>> study_folder(None, ["model.hebbian_grow=true,false", "seed=range(8)", "trainer.max_epochs=3", "force=true"])
     'outputs/hebbian_grow+seed+max_epochs-3'
     """
-    asked = [each for each in overrides if key_of(each) not in INCIDENTAL]
+    asked = [each for each in _without_choice(overrides) if key_of(each) not in INCIDENTAL]
     parsed = OverridesParser.create().parse_overrides(asked)
     words = [
         _last(key_of(text)) if each.is_sweep_override() else run_name([text], [])
@@ -60,7 +92,7 @@ def constant_keys(overrides: Sequence[str], jobs: Sequence[Sequence[str]], names
         jobs: The overrides of each run.
         names: The names of the runs that are there.
     """
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    parsed = OverridesParser.create().parse_overrides(_without_choice(overrides))
     values: dict[str, set[str]] = {
         key_of(each.input_line or ""): set() for each in parsed if not each.is_sweep_override()
     }
