@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from common import script as run_script
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch import Trainer
@@ -107,6 +108,10 @@ def test_every_command_is_understood(page: Path) -> None:
             continue
         name = words[words.index("--config-name") + 1] if "--config-name" in words else "config"
         overrides = [word for word in words if "=" in word]
+        if "--config-dir" in words:
+            folder = ROOT / words[words.index("--config-dir") + 1]
+            run_script("train.py", "--config-dir", folder, *first_values(overrides), "--cfg", "job")
+            continue
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             compose(name, list(first_values(overrides)))
 

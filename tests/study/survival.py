@@ -1,6 +1,6 @@
 """Starts a study again and again, kills its processes at random moments, and compares it with one left in peace.
 
-    python tests/study/survival.py FOLDER --kills 20 --seed 0
+    PYTHONPATH=tests python tests/study/survival.py FOLDER --kills 20 --seed 0
 
 As a script it prints what it did and found; the tests call its functions. It reads `/proc`, so it needs Linux.
 """
@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from watching import equal_states
 
 TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
 GRID = ["-m", "model.hebbian_grow=true,false", "hydra.launcher.n_jobs=2"]
@@ -189,7 +190,7 @@ def differences(one: Path, other: Path) -> list[str]:
             if settings[0] != settings[1]:
                 found.append(f"{name}: settings in {which}.ckpt")
             try:
-                torch.testing.assert_close(*states, rtol=0, atol=0)
+                equal_states(*states)
             except AssertionError as error:
                 found.append(f"{name}: {which}.ckpt: {error}")
     return found

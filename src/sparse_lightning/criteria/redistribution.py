@@ -14,7 +14,7 @@ class MomentumRedistribution(CountCriterion):
     """All pruned connections grow again, in each layer as many as its momentum's share (SNFS).
 
     A layer's share is the mean magnitude of the momentum of its active connections, divided by the sum of those of all
-    layers. What does not fit into a layer goes to the others. The whole number of connections never changes.
+    layers. What does not fit into a layer goes to the others. The total number of connections never changes.
     Dettmers & Zettlemoyer 2019, "Sparse Networks from Scratch", section 3.2.
     """
 
