@@ -44,6 +44,7 @@ def test_the_table_has_a_line_for_each_row(benchmark):
     ]
 
 
+@pytest.mark.slow
 def test_the_command_measures_a_part_and_leaves_what_it_found(tmp_path: Path):
     files = "--json", tmp_path / "found.json", "--figure", tmp_path / "found.png"
     said = script("benchmark.py", "--quick", "--only", "rewire", *files).stdout

@@ -17,12 +17,14 @@ def modules(imports: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
+@pytest.mark.slow
 def test_importing_the_package_brings_nothing_heavy_beside_lightning() -> None:
     # Lightning's torchmetrics takes matplotlib and torchvision along where they are installed.
     brought = modules("sparse_lightning") - modules("lightning.pytorch")
     assert not brought & {"pandas", "matplotlib", "hydra", "omegaconf", "torchvision", "tensorboard"}
 
 
+@pytest.mark.slow
 def test_training_imports_what_reports_need_only_when_one_is_made() -> None:
     brought = modules("sparse_lightning.study.cli, sparse_lightning.study.train.run") - modules("lightning.pytorch")
     assert not {name.partition(".")[0] for name in brought} & {"statsmodels", "matplotlib"}

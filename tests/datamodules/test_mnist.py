@@ -380,6 +380,7 @@ torch.save({"straight": straight, "continued": continued, "lists": lists}, f"{fo
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_images_and_train_one_network(tmp_path):
     # The label of an image is its index. Of 53 training images one is left over, and of 17 validation images one
     # process gets nine and the other eight, which is a batch of four less.

@@ -26,7 +26,10 @@ from sparse_lightning.study.train.record import Job, result_of, write
 from sparse_lightning.study.train.resume import RunLockedError, is_locked, last_checkpoint, locked
 from sparse_lightning.study.train.run import attempt
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are watched in /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="processes are watched in /proc"),
+]
 EPOCHS, SEEDS, KILLS = 3, 2, 4  # survival.py itself does it with more
 HEBBIAN = "hebbian_grow=true,seed=0"
 
@@ -356,8 +359,7 @@ def test_a_diverged_run_is_named_and_the_status_says_so(tmp_path):
     assert result["diverged"].endswith("_loss is nan in epoch 1")
 
 
-@pytest.mark.parametrize("seconds", [0.0, 1.0, 3.0])
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(("kind", "seconds"), [(signal.SIGKILL, 0.0), (signal.SIGTERM, 1.0), (signal.SIGKILL, 3.0)])
 def test_no_process_outlives_the_one_that_started_it(tmp_path, kind, seconds):
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command(tmp_path, 50, 1), start_new_session=True, **quiet) as process:

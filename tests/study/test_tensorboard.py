@@ -41,6 +41,7 @@ def ask(address: str, what: str, data: dict[str, Any] | None = None, **query: st
         return json.loads(response.read())
 
 
+@pytest.mark.slow
 def test_runs_are_named_by_what_differs_and_the_report_was_made(grid: tuple[Path, str], board: str) -> None:
     assert set(ask(board, "runs")) == RUNS | ARMS | {"arms"}
     assert (grid[0] / "report.html").exists()
@@ -55,6 +56,7 @@ def test_scalars_are_grouped_and_over_epochs(board: str) -> None:
     assert [step for _, step, _ in points] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_every_run_is_a_row_of_hyperparameters_and_results_with_what_was_swept_first(
     grid: tuple[Path, str], board: str
 ) -> None:

@@ -39,11 +39,13 @@ def epochs_done(folder: Path) -> int:
     return pd.read_csv(path).get("train_loss", pd.Series(dtype=float)).notna().sum() if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_runs_are_named_by_what_differs_between_them(grid: tuple[Path, str]) -> None:
     names = {path.parent.name for path in grid[0].glob("*/config.yaml")}
     assert names == {f"hebbian_grow={grow},seed={seed}" for grow in ("true", "false") for seed in (0, 1)}
 
 
+@pytest.mark.slow
 def test_a_run_leaves_config_metrics_events_checkpoints_and_result(grid: tuple[Path, str]) -> None:
     run = grid[0] / "hebbian_grow=false,seed=1"
     config = OmegaConf.load(run / "config.yaml")
@@ -60,12 +62,14 @@ def test_a_run_leaves_config_metrics_events_checkpoints_and_result(grid: tuple[P
     assert shown == pytest.approx(list(metrics(run)["val_acc"]))
 
 
+@pytest.mark.slow
 def test_the_two_arms_of_a_seed_begin_alike_and_differ_after_the_first_rewiring(grid: tuple[Path, str]) -> None:
     hebbian, random = (metrics(grid[0] / f"hebbian_grow={grow},seed=0") for grow in ("true", "false"))
     assert hebbian.iloc[0].equals(random.iloc[0])
     assert hebbian["train_loss"].iloc[1] != random["train_loss"].iloc[1]
 
 
+@pytest.mark.slow
 def test_every_run_is_announced_as_it_ends_and_the_table_follows(grid: tuple[Path, str]) -> None:
     folder, printed = grid
     assert all(f"[{number}/4] hebbian_grow=" in printed for number in range(1, 5))
@@ -74,11 +78,13 @@ def test_every_run_is_announced_as_it_ends_and_the_table_follows(grid: tuple[Pat
     assert script("report.py", folder).stdout.strip() in printed
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_metrics_alone_as_in_a_grid(grid: tuple[Path, str], tmp_path: Path) -> None:
     script("train.py", "trainer.max_epochs=3", *SHORT, f"output_dir={tmp_path}")
     assert metrics(tmp_path).equals(metrics(grid[0] / "hebbian_grow=true,seed=0"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_from_its_last_checkpoint_to_the_same_bits(tmp_path: Path) -> None:
     settings = [
         "trainer.max_epochs=5",
@@ -211,6 +217,7 @@ def test_damaged_data_are_refused_in_a_sentence(
     assert "the file is damaged" in refused
 
 
+@pytest.mark.slow
 def test_a_refused_continuation_leaves_the_finished_run_as_it_was(
     other: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,7 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
+@pytest.mark.slow
 def test_a_report_writes_its_own_files_alone_and_again_the_same_bytes(study: Path) -> None:
     before = bytes_of(study)
     said = make_report(study)
