@@ -1,5 +1,6 @@
 """Averages of weights: they remember connections long pruned, and are brought onto the masks of their source."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,14 @@ def project_averages(trainer: Trainer, module: nn.Module, masks: Mapping[str, Te
             weight = average.get(name.removeprefix(source)) if name.startswith(source) else None
             if weight is not None and weight.shape == masks[name].shape:
                 zero_inactive_(weight, masks[name].to(weight.device))
+
+
+def parameters_of_averages(module: nn.Module) -> set[int]:
+    """Return the ids of the parameters of averages within a model: modules named so that hold a copy of another."""
+    kinds = [each for each in module.modules() if re.search("Ema(?![a-z])|EMA|Averag", type(each).__name__)]
+    averages = {id(weight) for each in kinds for weight in each.parameters()}
+    found = {id(weight) for _, average in _within(module) for weight in average.values()}
+    return averages & found
 
 
 def only_averages(trainer: Trainer) -> bool:

@@ -55,6 +55,7 @@ class SparseTraining:
         self._trainer: Trainer | None = None
         self._now: int | None = None
         self._before: int | None = None
+        self._ended = False
         self._resumed = False
         self._enforce_next = self._enforce_always = False
         self._batches = 0
@@ -97,6 +98,7 @@ class SparseTraining:
         if self._trainer is not None and self._trainer.world_size > 1:
             self._handoff.send(self._trainer, self.state_dict())
         self.detach()
+        self._ended = True
 
     def detach(self) -> None:
         """Leave no hook behind."""
@@ -154,6 +156,12 @@ class SparseTraining:
         if self._trainer is not None:
             self._enforce_always |= bool(self.topology.repair())
             self._enforce_next = True
+
+    def check_end(self, module: nn.Module) -> None:
+        """After the end of a training: bring onto the masks what other callbacks have changed since."""
+        if self._ended and self.topology.masks.module is module:
+            self.topology.repair()
+        self._ended = False
 
     def _keep_on_masks(self) -> None:
         """Bring onto the masks what was changed outside of the steps of optimizers, before it is trained on."""
@@ -301,7 +309,10 @@ class SparseTraining:
 
 
 def _has_finite_gradient(weight: nn.Parameter) -> bool:
-    return weight.grad is not None and bool(weight.grad.isfinite().all())
+    gradient = weight.grad
+    if gradient is not None and gradient.is_sparse:
+        gradient = gradient.coalesce().values()
+    return gradient is not None and bool(gradient.isfinite().all())
 
 
 def _steps_as_lightning_does(module: nn.Module) -> bool:
