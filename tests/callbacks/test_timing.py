@@ -134,7 +134,7 @@ def test_a_clock_goes_on_from_its_state_with_other_optimizers():
     for optimizer in (SGD([torch.zeros(1)]), SGD([torch.zeros(1)])):
         clock.count(optimizer)
     assert clock.steps == 3
-    assert clock.state_dict() == {"steps": 3, "counts": [2, 3]}
+    assert clock.state_dict() == {"steps": 3, "counts": [2, 3], "before_epoch": 0}
 
 
 def test_drops_of_the_learning_rate_are_counted_from_one_look_to_the_next(trainer):

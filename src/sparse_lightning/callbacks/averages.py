@@ -1,10 +1,11 @@
 """Averages of weights: they remember connections long pruned, and are brought onto the masks of their source."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from torch import Tensor, nn
 
 from sparse_lightning.functional.masks import zero_inactive_
@@ -26,18 +27,26 @@ def project_averages(trainer: Trainer, module: nn.Module, masks: Mapping[str, Te
                 zero_inactive_(weight, masks[name].to(weight.device))
 
 
+def parameters_of_averages(module: nn.Module) -> set[int]:
+    """Return the ids of the parameters of averages within a model: modules named so that hold a copy of another."""
+    kinds = [each for each in module.modules() if re.search("Ema(?![a-z])|EMA|Averag", type(each).__name__)]
+    averages = {id(weight) for each in kinds for weight in each.parameters()}
+    found = {id(weight) for _, average in _within(module) for weight in average.values()}
+    return averages & found
+
+
 def only_averages(trainer: Trainer) -> bool:
     """Return whether this epoch trains nothing and only updates the batch norm of the averaged network."""
     return any(
-        isinstance(callback, StochasticWeightAveraging) and trainer.current_epoch > callback.swa_end
-        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        _is_a(callback, "StochasticWeightAveraging") and trainer.current_epoch > callback.swa_end
+        for callback in _callbacks(trainer)
     )
 
 
 def _of_callbacks(trainer: Trainer, module: nn.Module) -> Iterator[tuple[str, dict[str, nn.Parameter]]]:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in _callbacks(trainer):
         average = getattr(callback, "_average_model", None)
-        if isinstance(callback, WeightAveraging | StochasticWeightAveraging) and average is not None:
+        if _is_a(callback, "WeightAveraging", "StochasticWeightAveraging") and average is not None:
             names = (name for name, _ in module.named_parameters())
             yield "", dict(zip(names, average.parameters(), strict=True))
 
@@ -54,10 +63,32 @@ def _within(module: nn.Module) -> Iterator[tuple[str, dict[str, nn.Parameter]]]:
     for path, copy in copies:
         average = dict(copy.named_parameters())
         shapes = {name: weight.shape for name, weight in average.items()}
-        for source, candidate in modules.items() if shapes else ():
-            outside = (
-                source and source != path and not source.startswith(f"{path}.") and not path.startswith(f"{source}.")
-            )
-            if outside and {name: weight.shape for name, weight in candidate.named_parameters()} == shapes:
-                yield f"{source}.", average
-                break
+        found = {
+            source: _distance(weights, average)
+            for source, candidate in modules.items()
+            if shapes and _is_outside(source, path)
+            for weights in [dict(candidate.named_parameters())]
+            if {name: weight.shape for name, weight in weights.items()} == shapes
+        }
+        if found:  # of several modules of these shapes, an average is nearest to its source
+            yield f"{min(found, key=found.__getitem__)}.", average
+
+
+def _is_outside(source: str, path: str) -> bool:
+    return (
+        bool(source) and source != path and not (f"{source}.".startswith(f"{path}.") or path.startswith(f"{source}."))
+    )
+
+
+def _distance(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> float:
+    return sum(float((weight.detach() - others[name].detach()).abs().sum()) for name, weight in weights.items())
+
+
+def _callbacks(trainer: Trainer) -> list[Any]:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def _is_a(callback: object, *names: str) -> bool:
+    """Whether an object is of one of these classes, of lightning or of pytorch_lightning."""
+    return not {kind.__name__ for kind in type(callback).__mro__}.isdisjoint(names)

@@ -57,10 +57,10 @@ def refuse_changed_settings(now: Mapping[str, Any], saved: Mapping[str, Any]) ->
         )
 
 
-def saved_settings(states: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the settings in the states of PruneRegrow callbacks, of all callbacks' states in a checkpoint."""
-    found = (state for state in states.values() if isinstance(state, Mapping) and "masks" in state)
-    return [state["settings"] for state in found if isinstance(state.get("settings"), Mapping)]
+def saved_states(states: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the states of PruneRegrow callbacks, of all callbacks' states in a checkpoint."""
+    found = (state for state in states.values() if isinstance(state, dict) and "masks" in state)
+    return [state for state in found if isinstance(state.get("settings"), Mapping)]
 
 
 def refuse_other_layers(now: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:

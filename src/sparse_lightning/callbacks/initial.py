@@ -3,7 +3,8 @@
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sparse_lightning.functional.masks import choose, derived_generator, random_mask
 
@@ -20,9 +21,9 @@ def first_mask(name: str, weight: Tensor, count: int, seed: int, initial: Initia
         seed: The seed.
         initial: ``"random"`` draws them uniformly, ``"magnitude"`` takes the largest absolute weights, ``"nonzero"``
             the weights that are not zero, filled up at random. ``"auto"`` is ``"nonzero"`` where a weight has a
-            topology (see :func:`has_topology`), else ``"magnitude"`` for weights of a checkpoint and ``"random"`` for
+            topology (see :func:`has_topology`), else ``"magnitude"`` for trained weights and ``"random"`` for
             others.
-        loaded: Whether the weights come from a checkpoint.
+        loaded: Whether the weights were trained: they come from a checkpoint, or the model looks trained.
 
     Raises:
         ValueError: The weight has a topology of more connections than `count`.
@@ -30,8 +31,7 @@ def first_mask(name: str, weight: Tensor, count: int, seed: int, initial: Initia
     generator = derived_generator(seed, 0, name)
     active = weight != 0
     found = int(active.count_nonzero())
-    if initial == "auto":
-        initial = "nonzero" if has_topology(weight) else "magnitude" if loaded else "random"
+    initial = resolved(initial, weight, loaded)
     if initial == "random":
         return random_mask(weight.shape, count, generator).to(weight.device)
     if initial == "magnitude":
@@ -42,6 +42,46 @@ def first_mask(name: str, weight: Tensor, count: int, seed: int, initial: Initia
             f"active, as the density asks for, got {found} nonzero. Set initial='magnitude' or 'random' to cut them"
         )
     return active | random_mask(weight.shape, count - found, generator, candidates=~active)
+
+
+def resolved(initial: InitialName, weight: Tensor, loaded: bool) -> InitialName:
+    """Return what ``"auto"`` stands for, and any other choice as it is.
+
+    >>> resolved("auto", torch.ones(2, 2), loaded=True)
+    'magnitude'
+    """
+    if initial != "auto":
+        return initial
+    return "nonzero" if has_topology(weight) else "magnitude" if loaded else "random"
+
+
+def looks_trained(module: nn.Module) -> bool:
+    """Return whether a normalisation layer of a model shows that it was trained.
+
+    Fresh ones have seen no batch, and have one weight for all units.
+
+    >>> looks_trained(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.LayerNorm(2)))
+    False
+    """
+    return any(
+        _is_trained_norm(each)
+        for each in module.modules()
+        if type(each).__name__.endswith("Norm") or _is_batch_norm(each)
+    )
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._NormBase)
+
+
+def _is_trained_norm(norm: nn.Module) -> bool:
+    tensors = {name: getattr(norm, name, None) for name in ("num_batches_tracked", "weight")}
+    known = {name: each for name, each in tensors.items() if isinstance(each, Tensor) and not is_lazy(each)}
+    known = {name: each for name, each in known.items() if each.numel() and not each.is_meta}
+    return any(
+        bool(each != 0 if name == "num_batches_tracked" else (each != each.flatten()[0]).any())
+        for name, each in known.items()
+    )
 
 
 def has_topology(weight: Tensor) -> bool:

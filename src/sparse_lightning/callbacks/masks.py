@@ -133,7 +133,7 @@ class Masks(Mapping[str, Tensor]):
     ) -> None:
         if module is self._module:
             repair()  # the tensors of a state_dict share the memory of the weights
-            metadata[METADATA] = dict(self._masks)
+            metadata[METADATA] = metadata.get(METADATA, {}) | self._masks  # beside those of another callback
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry the masks, not the model."""

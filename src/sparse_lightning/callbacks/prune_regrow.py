@@ -271,13 +271,22 @@ class PruneRegrow(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that another method or another selection has written."""
-        if self.state_key not in checkpoint["callbacks"] and len(all_of(trainer)) == 1:
-            for saved in compatibility.saved_settings(checkpoint["callbacks"]):
-                compatibility.refuse_changed_settings(self._settings(), saved)
+        states, present = checkpoint["callbacks"], {each.state_key for each in all_of(trainer)}
+        if self.state_key not in states:
+            unclaimed = compatibility.saved_states({key: states[key] for key in states if key not in present})
+            for state in unclaimed:
+                compatibility.refuse_changed_settings(self._settings(), state["settings"])
+            if unclaimed:  # the same method under the name of another class
+                self.load_state_dict(unclaimed[0])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the weights, and detach."""
         self._training.end()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check once more what others have done at the end of a training."""
+        if stage == "fit":
+            self._training.check_end(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no hook behind."""

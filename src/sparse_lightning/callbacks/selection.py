@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from types import MappingProxyType
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -63,12 +64,19 @@ class Selection:
         expect(self.density != {}, "density by layer name", self.density)
         expect(self.include != (), "include to be patterns or None", self.include)
 
-    def choose(self, module: nn.Module, trained: Callable[[nn.Parameter], bool]) -> Choice:
+    def choose(
+        self,
+        module: nn.Module,
+        trained: Callable[[nn.Parameter], bool],
+        known: Mapping[str, int] = MappingProxyType({}),
+    ) -> Choice:
         """Choose the weights of a model; a tied one under its first name.
 
         Args:
             module: The model.
             trained: Whether a parameter is trained.
+            known: Numbers of connections that weights have already. The density spreads over the others alone, so that
+                it holds for all together.
 
         Raises:
             ValueError: A pattern matches nothing, a layer computes its weight, a layer would have no connection, or
@@ -85,8 +93,10 @@ class Selection:
             for pattern in self.prune_fraction:
                 model.match("prune_fraction", pattern)
         names = [name for name in model.parameters if name in selected - excluded]
-        chosen = [name for name in names if trained(model.parameters[name]) and name not in model.lazy]
-        counts = self._counts(model, chosen)
+        real = [name for name in names if not model.parameters[name].is_complex()]
+        chosen = [name for name in real if trained(model.parameters[name]) and name not in model.lazy]
+        new = self._counts(model, [name for name in chosen if name not in known])
+        counts = {name: new.get(name, known.get(name, 0)) for name in chosen if name in new or name in known}
         dense = dict.fromkeys(chosen, "no pattern of density") | {
             name: "excluded" if name in excluded else "not trained" if not trained(parameter) else model.reason(name)
             for name, parameter in model.parameters.items()
@@ -138,6 +148,11 @@ class _Inventory:
         embedded = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag)}
         self.tied = {name for name, weight in self.parameters.items() if id(weight) in own & embedded}
         self.usual = [name for name, weight in self.parameters.items() if id(weight) in own and name not in self.tied]
+        self.aliases: dict[str, list[str]] = {name: [name] for name in self.parameters}
+        first = {id(weight): name for name, weight in self.parameters.items()}
+        for name, weight in module.named_parameters(remove_duplicate=False):
+            if name not in self.aliases:
+                self.aliases[first[id(weight)]].append(name)
         self.lazy = {name for name, weight in self.parameters.items() if isinstance(weight, UninitializedParameter)}
 
     def refuse_computed(self, by_default: bool, exclude: Sequence[str]) -> None:
@@ -151,7 +166,7 @@ class _Inventory:
 
     def match(self, argument: str, pattern: str, computed: bool = False) -> list[str]:
         """Return the names of the parameters that a pattern matches."""
-        names = [name for name in self.usual if matches(name, pattern)]
+        names = [name for name in self.usual if any(matches(each, pattern) for each in self.aliases[name])]
         names = names or [
             name
             for name, parameter in self.parameters.items()
@@ -168,6 +183,8 @@ class _Inventory:
 
     def reason(self, name: str) -> str:
         """Return why a parameter that is trained and not excluded was not selected."""
+        if self.parameters[name].is_complex():
+            return "complex numbers"
         if name in self.tied:
             return "shared with an embedding"
         return "not included" if name in self.usual else "not the weight of a Linear or a convolution"
@@ -211,7 +228,7 @@ def _is_layer(module: nn.Module) -> bool:
 def _has_own_forward(layer: nn.Module) -> bool:
     """Whether a subclass of a convolution or a Linear computes its output in its own way, as standardised ones do."""
     defined_in = next(kind for kind in type(layer).__mro__ if "forward" in vars(kind)).__module__
-    return isinstance(layer, _ConvNd) and not defined_in.startswith("torch.")
+    return isinstance(layer, nn.Linear | _ConvNd) and not defined_in.startswith("torch.")
 
 
 def _check_per_layer(argument: str, value: PerLayer) -> None:

@@ -54,6 +54,8 @@ class SparseTraining:
         self._hook, self._handoff = StepHook(), Handoff()
         self._trainer: Trainer | None = None
         self._now: int | None = None
+        self._before: int | None = None
+        self._ended = False
         self._resumed = False
         self._enforce_next = self._enforce_always = False
         self._batches = 0
@@ -75,8 +77,11 @@ class SparseTraining:
 
     def attach(self, trainer: Trainer, module: nn.Module) -> None:
         """Attach to optimizers and statistics, and bring onto the masks whatever was made anew since `begin`."""
-        if not self._resumed:
+        goes_on = trainer.global_step > 0 or trainer.current_epoch > 0
+        if not self._resumed and not goes_on:
             self.clock.restart()
+            self._now = None if self.timing.by_steps else self._now
+        self.clock.go_on()
         self._resumed, self._trainer, self._batches = False, trainer, 0
         self._enforce_always = not _steps_as_lightning_does(module)
         self.topology.extend(module, self._known_optimizers(module), self.current_seed())
@@ -89,10 +94,11 @@ class SparseTraining:
     def end(self) -> None:
         """Check the weights, and detach. The next fit begins with the rewiring that the last epoch did not get."""
         self.check()
-        self._now = None if self.timing.by_steps else -1
+        self._now = self._now if self.timing.by_steps else -1
         if self._trainer is not None and self._trainer.world_size > 1:
             self._handoff.send(self._trainer, self.state_dict())
         self.detach()
+        self._ended = True
 
     def detach(self) -> None:
         """Leave no hook behind."""
@@ -122,10 +128,11 @@ class SparseTraining:
         if batch_idx == 0:
             self._extend(module)
         self._keep_on_masks()
+        self.clock.begin_batch(batch_idx)
         now = self.now(trainer)
         if now == self._now:
             return
-        begins, self._now = self._now is None, now
+        begins, self._before, self._now = self._now is None, self._known_before(), now
         self.drops.update(trainer)
         if not begins and not only_averages(trainer) and should_rewire():
             end = self.clock.end(trainer, self.timing.by_steps)
@@ -149,6 +156,12 @@ class SparseTraining:
         if self._trainer is not None:
             self._enforce_always |= bool(self.topology.repair())
             self._enforce_next = True
+
+    def check_end(self, module: nn.Module) -> None:
+        """After the end of a training: bring onto the masks what other callbacks have changed since."""
+        if self._ended and self.topology.masks.module is module:
+            self.topology.repair()
+        self._ended = False
 
     def _keep_on_masks(self) -> None:
         """Bring onto the masks what was changed outside of the steps of optimizers, before it is trained on."""
@@ -194,7 +207,7 @@ class SparseTraining:
 
     def is_due(self, trainer: Trainer) -> bool:
         """Return whether the clock says that a rewiring is due."""
-        return self.timing.is_due(self.now(trainer), self.clock.end(trainer, self.timing.by_steps))
+        return self.timing.is_due(self.now(trainer), self.clock.end(trainer, self.timing.by_steps), self._before)
 
     def refuse_endless(self, trainer: Trainer) -> None:
         """Refuse a schedule or a share of a training that has no end.
@@ -211,7 +224,7 @@ class SparseTraining:
     def warn_if_never_due(self, trainer: Trainer, method: str) -> None:
         """Warn where a training ends before the first rewiring."""
         now, end = self.now(trainer), self.clock.end(trainer, self.timing.by_steps)
-        if self._now not in (None, now) and self.timing.is_due(now, end):
+        if self._now not in (None, now) and self.timing.is_due(now, end, self._known_before()):
             return  # a resumed run begins with a rewiring
         if message := self.timing.never_due(now, end):
             rank_zero_warn(f"{method} will not rewire in this training: {message}")
@@ -219,6 +232,9 @@ class SparseTraining:
     def current_seed(self) -> int:
         """Return the seed that was given, else that of ``seed_everything``, else 0."""
         return int(os.environ.get("PL_GLOBAL_SEED", 0) if self.seed is None else self.seed)
+
+    def _known_before(self) -> int | None:
+        return None if self._now == -1 else self._now
 
     # Hooks on optimizers.
 
@@ -293,7 +309,10 @@ class SparseTraining:
 
 
 def _has_finite_gradient(weight: nn.Parameter) -> bool:
-    return weight.grad is not None and bool(weight.grad.isfinite().all())
+    gradient = weight.grad
+    if gradient is not None and gradient.is_sparse:
+        gradient = gradient.coalesce().values()
+    return gradient is not None and bool(gradient.isfinite().all())
 
 
 def _steps_as_lightning_does(module: nn.Module) -> bool:

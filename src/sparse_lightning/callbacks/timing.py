@@ -6,7 +6,6 @@ from fractions import Fraction
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Timer
 from torch.optim import Optimizer
 
 from sparse_lightning.functional.checks import expect, is_integer, is_number
@@ -60,15 +59,18 @@ class Timing:
         """What the clock counts."""
         return "step" if self.by_steps else "epoch"
 
-    def is_due(self, now: int, end: Fraction | None) -> bool:
+    def is_due(self, now: int, end: Fraction | None, before: int | None = None) -> bool:
         """Return whether a rewiring is due.
 
         Args:
             now: The epoch or step that begins.
             end: At which epoch or step the training ends, if that is known.
+            before: The epoch or step at which this was asked last; None for the one before `now`. An optimizer that
+                steps several times in a batch passes over steps.
         """
-        last = self.last(end)
-        return now % self.period == 0 and self.start <= now and (last is None or now <= last)
+        last, due = self.last(end), now // self.period * self.period
+        passed = due > (now - 1 if before is None else before)
+        return passed and self.start <= due and (last is None or due <= last)
 
     def last(self, end: Fraction | None) -> Fraction | None:
         """Return the last epoch or step at which to rewire; None if nothing ends it."""
@@ -110,6 +112,13 @@ class Clock:
         self.steps = 0
         self._counts: list[int] = []
         self._index: dict[int, int] = {}
+        self._batch = self._steps_before_epoch = 0
+
+    def begin_batch(self, batch_idx: int) -> None:
+        """Take in which batch of the epoch begins."""
+        self._batch = batch_idx
+        if batch_idx == 0:
+            self._steps_before_epoch = self.steps
 
     def count(self, optimizer: Optimizer) -> None:
         """Take in a step of an optimizer."""
@@ -118,9 +127,13 @@ class Clock:
         self._counts[index] += 1
         self.steps = max(self.steps, self._counts[index])
 
+    def go_on(self) -> None:
+        """Go on with the counts for optimizers that are made anew, in the order of their first steps."""
+        self._index = {}
+
     def restart(self) -> None:
         """Count from 0."""
-        self.steps, self._counts, self._index = 0, [], {}
+        self.__init__()  # type: ignore[misc]
 
     def now(self, trainer: Trainer, by_steps: bool) -> int:
         """Return the epoch, or the number of steps taken."""
@@ -135,7 +148,7 @@ class Clock:
         now = self.now(trainer, by_steps)
         epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else None
         if by_steps:
-            ends += _steps_in_epochs(trainer, epochs) if epochs is not None else []
+            ends += self._steps_in_epochs(trainer, epochs) if epochs is not None else []
         elif epochs is not None:
             ends.append(Fraction(epochs))
         if trainer.max_steps >= 0:
@@ -160,15 +173,26 @@ class Clock:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts."""
-        return {"steps": self.steps, "counts": list(self._counts)}
+        return {"steps": self.steps, "counts": list(self._counts), "before_epoch": self._steps_before_epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue counting."""
         self.steps, self._counts, self._index = state["steps"], list(state["counts"]), {}
+        self._steps_before_epoch = state.get("before_epoch", 0)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry the counts, not which optimizer is which."""
-        return {"steps": self.steps, "_counts": list(self._counts), "_index": {}}
+        return self.__dict__ | {"_counts": list(self._counts), "_index": {}}
+
+    def _steps_in_epochs(self, trainer: Trainer, epochs: int) -> list[Fraction]:
+        """How many steps so many epochs have: counted from batches where a step follows from them, else by the rate."""
+        batches, done = _batches(trainer), trainer.current_epoch
+        if batches is None:  # known once an epoch is over
+            return [Fraction(self._steps_before_epoch * epochs, done)] if done and self._steps_before_epoch else []
+        taken = done * batches + self._batch
+        if not _steps_are_even(trainer) and taken and self.steps:
+            return [Fraction(self.steps * epochs * batches, taken)]
+        return [Fraction(epochs * math.ceil(batches / trainer.accumulate_grad_batches))]
 
 
 class LearningRateDrops:
@@ -195,12 +219,11 @@ class LearningRateDrops:
         self.drops, self._rate = state["drops"], state["rate"]
 
 
-def _steps_in_epochs(trainer: Trainer, epochs: int) -> list[Fraction]:
-    batches = _batches(trainer)
-    if batches is None:
-        return []
-    accumulated = trainer.accumulate_grad_batches
-    return [Fraction(epochs * math.ceil(batches / accumulated))]
+def _steps_are_even(trainer: Trainer) -> bool:
+    """Whether each epoch has as many steps as its batches give: one optimizer, which Lightning steps."""
+    kinds = {kind.__name__ for callback in trainer.callbacks for kind in type(callback).__mro__}  # type: ignore[attr-defined]
+    automatic = trainer.lightning_module.automatic_optimization and len(trainer.optimizers) == 1
+    return automatic and "GradientAccumulationScheduler" not in kinds
 
 
 def _epochs_in_steps(trainer: Trainer) -> Fraction:
@@ -227,7 +250,8 @@ def _time_share(trainer: Trainer) -> Fraction | None:
     return exact_fraction(share) or None
 
 
-def _remaining_timer(trainer: Trainer) -> Timer | None:
-    """The first timer with a limit, or None."""
-    timers = (each for each in trainer.callbacks if isinstance(each, Timer))  # type: ignore[attr-defined]
+def _remaining_timer(trainer: Trainer) -> Any:
+    """The first timer with a limit, or None; that of either package of Lightning."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    timers = (each for each in callbacks if "Timer" in {kind.__name__ for kind in type(each).__mro__})
     return next((timer for timer in timers if timer.time_remaining() is not None), None)

@@ -1,6 +1,8 @@
 """The sparse weights of a model: found, given their first masks, and kept on them."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, get_args
 
 import torch
@@ -8,7 +10,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparse_lightning.callbacks.initial import InitialName, first_mask, has_topology
+from sparse_lightning.callbacks.averages import parameters_of_averages
+from sparse_lightning.callbacks.initial import InitialName, first_mask, has_topology, looks_trained, resolved
 from sparse_lightning.callbacks.masks import Masks, is_off
 from sparse_lightning.callbacks.optimizer_state import trained_by
 from sparse_lightning.callbacks.selection import Choice, Selection, layer_name
@@ -30,6 +33,7 @@ class Topology:
         self.dense: Mapping[str, str] = {}
         self._given: set[str] = set()
         self._pending: tuple[str, ...] = ()
+        self._trained = False
         self._warned: set[str] = set()
         self._initial: InitialName = initial if isinstance(initial, str) else "auto"
         named("initial", self._initial, dict.fromkeys(get_args(InitialName)))
@@ -48,13 +52,20 @@ class Topology:
         self.masks.replace({name: mask.clone() for name, mask in masks.items()})
         self._given = set(masks)
 
-    def choose(self, module: nn.Module, optimizers: Iterable[Optimizer]) -> Choice:
+    def choose(
+        self, module: nn.Module, optimizers: Iterable[Optimizer], known: Mapping[str, int] = MappingProxyType({})
+    ) -> Choice:
         """Choose the weights to train sparse: those selected that require gradients and are in an optimizer.
 
-        Without any optimizer, all that require gradients count as trained.
+        Without any optimizer, all that require gradients count as trained. An average of other weights does not, even
+        if it is in an optimizer by mistake.
         """
-        held = trained_by(optimizers)
-        return self.selection.choose(module, lambda weight: weight.requires_grad and (not held or id(weight) in held))
+        held, averages = trained_by(optimizers), parameters_of_averages(module)
+
+        def trained(weight: nn.Parameter) -> bool:
+            return weight.requires_grad and (not held or id(weight) in held) and id(weight) not in averages
+
+        return self.selection.choose(module, trained, known)
 
     def begin(self, module: nn.Module, optimizers: Iterable[Optimizer], seed: int, loaded: bool) -> bool:
         """Give every chosen weight its mask and zero what is inactive.
@@ -80,17 +91,20 @@ class Topology:
         replaced = [name for name in self.masks if not self._agrees(name, parameters.get(name))]
         self.masks.replace({name: mask for name, mask in self.masks.items() if name not in replaced})
         self._given = set()
-        self.extend(module, optimizers, seed, loaded)
+        self._trained = loaded or looks_trained(module)
+        self.extend(module, optimizers, seed)
         self.masks.enforce()
         return bool(replaced)
 
-    def extend(self, module: nn.Module, optimizers: Iterable[Optimizer], seed: int, loaded: bool = False) -> list[str]:
+    def extend(self, module: nn.Module, optimizers: Iterable[Optimizer], seed: int) -> list[str]:
         """Give masks to weights that are trained and have none yet: new, thawed, or no longer lazy.
 
         Returns:
             Their names.
         """
-        choice = self.choose(module, optimizers)
+        parameters = dict(module.named_parameters())
+        known = {name: mask for name, mask in self.masks.items() if _fits(mask, parameters.get(name))}
+        choice = self.choose(module, optimizers, {name: int(mask.count_nonzero()) for name, mask in known.items()})
         if not (choice.counts or choice.pending or self.masks or "not trained" in choice.dense.values()):
             raise ValueError(
                 "Expected a model with trainable Linear or convolution layers, got "
@@ -98,19 +112,18 @@ class Topology:
             )
         self._warn_of_custom(choice.custom)
         self.dense, self._pending = choice.dense, choice.pending
-        parameters = dict(module.named_parameters())
-        known = {name: mask for name, mask in self.masks.items() if _fits(mask, parameters.get(name))}
         new = {
-            name: first_mask(name, parameters[name].detach(), count, seed, self._initial, loaded)
+            name: first_mask(name, parameters[name].detach(), count, seed, self._initial, self._trained)
             for name, count in choice.counts.items()
             if name not in known
         }
+        chosen = Counter(resolved(self._initial, parameters[name].detach(), self._trained) for name in new)
+        ways = [f"{way} for {count} {'trained ' if self._trained else ''}weights" for way, count in chosen.items()]
         self.masks.replace(known | new, order=list(parameters))
         self.masks.bind(module)
         self.masks.enforce(list(new))
         if new:
-            trained = "weights of a checkpoint" if loaded else "weights"
-            rank_zero_info(f"The first connections of {len(new)} {trained} are chosen by initial={self._initial!r}.")
+            rank_zero_info(f"The first connections are chosen by initial={self._initial!r}: {', '.join(ways)}.")
         return list(new)
 
     def waits_for(self, module: nn.Module, optimizer: Optimizer) -> bool:

@@ -60,7 +60,8 @@ class GradientGrowth(GrowthCriterion):
         """
         if layer.weight.grad is None:
             raise ValueError("Expected a gradient to grow by, got none: rewire after a backward pass")
-        return layer.weight.grad.abs()
+        gradient = layer.weight.grad
+        return (gradient.to_dense() if gradient.is_sparse else gradient).abs()
 
 
 class MomentumGrowth(GrowthCriterion):

@@ -184,7 +184,9 @@ class LayerCalls:
         """Whether this call of a layer, and not of a copy of it, is recorded."""
         if not (layer.training or self._count_validation) or id(layer) not in self._names:
             return False
-        return not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        # Nor is one of a transformed function, such as vmap and grad of torch.func, whose tensors do not outlive it.
+        transformed = torch._C._functorch.maybe_current_level() is not None
+        return not transformed and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
     def _record(self, layer: nn.Module, inputs: Tensor, output: Tensor) -> None:
         """Begin a call of a layer."""

@@ -70,7 +70,8 @@ def sparsity_report(model: nn.Module | Checkpoint, masks: Mapping[str, Tensor] |
     for name, weight in found.items():
         if weight.dim() > 1:
             nonzero = int(torch.count_nonzero(weight.detach()))
-            active = int(known[name].count_nonzero()) if name in known else nonzero
+            given = name in known and known[name].shape == weight.shape
+            active = int(known[name].count_nonzero()) if given else nonzero
             totals = [total + n for total, n in zip(totals, (active, weight.numel(), active - nonzero), strict=True)]
             rows.append((name, shape_of(weight), *shares(active, weight.numel()), f"{active - nonzero:,}"))
     rows.append(("all", "", *shares(*totals[:2]), f"{totals[2]:,}"))
@@ -87,7 +88,8 @@ def _masks(content: Mapping[str, Any]) -> dict[str, Tensor]:
     metadata = getattr(content.get("state_dict", content), "_metadata", {}).get("", {}).get(METADATA)
     if not found and isinstance(metadata, Mapping):
         found = [metadata]
-    return {name: mask for masks in found for name, mask in masks.items()}
+    every = ((name, mask) for masks in found for name, mask in masks.items())
+    return {name: mask for name, mask in every if isinstance(mask, Tensor) and mask.dtype == torch.bool}
 
 
 def _content(checkpoint: Checkpoint) -> Mapping[str, Any]:
@@ -114,14 +116,20 @@ def _weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
     state = content.get("state_dict", content)
     items = state.items() if isinstance(state, Mapping) else ()
     weights = {
-        str(name): _comparable(value) for name, value in items if isinstance(value, Tensor) and not value.is_meta
+        str(name): _comparable(value) for name, value in items if isinstance(value, Tensor) and _has_values(value)
     }
     if not weights:
         raise ValueError("Expected a checkpoint to hold weights by name, got none")
     return weights
 
 
+def _has_values(tensor: Tensor) -> bool:
+    """Whether a tensor is there, of one shape, and of numbers of at least a byte each."""
+    return not (tensor.is_meta or tensor.is_nested or "float4" in str(tensor.dtype))
+
+
 def _comparable(weight: Tensor) -> Tensor:
     """A weight in a layout and a type that can be compared with zero: sparse layouts and 8-bit floats can not."""
-    dense = weight.to_dense() if weight.layout != torch.strided else weight
+    plain = weight.dequantize() if weight.is_quantized else weight
+    dense = plain.to_dense() if plain.layout != torch.strided else plain
     return dense.float() if dense.is_floating_point() and dense.element_size() == 1 else dense
