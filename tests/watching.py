@@ -23,7 +23,6 @@ def view(
         name=name,
         weight=weight,
         mask=mask,
-        count=int(mask.sum()),
         prune_fraction=Fraction(str(fraction)),
         progress=Fraction(0),
         generator=derived_generator(seed),

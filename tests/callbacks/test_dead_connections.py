@@ -108,7 +108,7 @@ def test_zeros_of_random_growth_are_bounded_by_what_was_grown_last(fit, inputs, 
 
 
 def test_without_the_rule_zeros_pile_up(fit, inputs, monkeypatch):
-    monkeypatch.setattr(prune, "zero_weights", lambda weight, mask, generator: torch.zeros_like(mask))
+    monkeypatch.setattr(prune, "zero_weights", lambda values, *_: torch.zeros_like(values, dtype=torch.bool))
     _, dead = train(fit, inputs, PruneRegrow(0.2), dead_inputs)
     assert dead.piled > 0
     assert dead.share[-1] > 0.7

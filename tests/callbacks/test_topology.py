@@ -13,7 +13,6 @@ from watching import Epochs, Watch, active, clones, off_masks
 
 from sparse_lightning import PruneRegrow
 from sparse_lightning.callbacks.initial import first_mask, has_topology
-from sparse_lightning.functional.masks import derived_generator, random_mask
 
 NAMES = ("network.0.weight", "network.3.weight", "network.5.weight")
 LAZY = pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
@@ -109,7 +108,7 @@ def sparse(network: nn.Sequential, density: float) -> dict[str, Tensor]:
     state = copy.deepcopy(network.state_dict())
     for name in ("0.weight", "3.weight", "5.weight"):
         count = round(density * state[name].numel())
-        state[name] *= random_mask(state[name].shape, count, derived_generator("elsewhere", name))
+        state[name] *= torch.randperm(state[name].numel()).view(state[name].shape) < count
     return state
 
 

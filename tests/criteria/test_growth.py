@@ -13,7 +13,8 @@ from sparse_lightning.criteria.growth import (
     MomentumGrowth,
     RandomGrowth,
 )
-from sparse_lightning.functional.masks import derived_generator, exchange
+from sparse_lightning.functional.grow import exchange, highest
+from sparse_lightning.functional.masks import derived_generator, positions_of
 
 
 def watched(growth: HebbianGrowth, layer: nn.Linear, inputs: list[list[float]]) -> None:
@@ -25,22 +26,21 @@ def watched(growth: HebbianGrowth, layer: nn.Linear, inputs: list[list[float]]) 
         statistic.count()
 
 
-def test_random_scores_follow_the_generator_alone():
-    layers = view(torch.zeros(3, 4), name="a"), view(torch.ones(3, 4), name="b"), view(torch.zeros(3, 4), seed=1)
-    scores = [RandomGrowth().scores(layer) for layer in layers]
-    assert scores[0].shape == (3, 4)
-    assert scores[0].equal(scores[1])
-    assert not scores[0].equal(scores[2])
+def test_random_growth_follows_the_generator_alone():
+    layers = view(torch.zeros(9, 9), name="a"), view(torch.ones(9, 9) * 0, name="b"), view(torch.zeros(9, 9), seed=1)
+    grown = [highest(RandomGrowth().scores(layer), 9, layer.positions, layer.generator) for layer in layers]
+    assert grown[0].equal(grown[1])
+    assert not grown[0].equal(grown[2])
 
 
 def test_random_growth_reaches_every_inactive_connection_alike():
     mask = torch.tensor([[True, True, False, False], [False, False, False, False]])
-    times = torch.zeros(2, 4)
+    times = torch.zeros(8)
     for number in range(600):
         layer = view(torch.zeros(2, 4), mask, seed=number)
-        times += exchange(mask, mask, RandomGrowth().scores(layer), layer.generator)[1]
-    assert times[mask].tolist() == [0, 0]
-    assert (times[~mask] - 200).abs().max() < 5 * (600 / 3 * 2 / 3) ** 0.5
+        times[highest(RandomGrowth().scores(layer), 2, layer.positions, layer.generator)] += 1
+    assert times[mask.flatten()].tolist() == [0, 0]
+    assert (times[~mask.flatten()] - 200).abs().max() < 5 * (600 / 3 * 2 / 3) ** 0.5
 
 
 def test_hebbian_scores_are_coactivation_counts():
@@ -58,8 +58,8 @@ def test_hebbian_growth_connects_the_units_that_fire_together():
     growth, mask = HebbianGrowth(), layer.weight != 0
     watched(growth, layer, [[1.0, 0.0, 1.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])  # input 2 fires with output 0
     scores = growth.scores(view(layer.weight, mask))
-    new, _ = exchange(mask, torch.tensor([[False] * 3, [False, True, False]]), scores, derived_generator(0))
-    assert new.tolist() == [[True, False, True], [False, False, False]]
+    dropped, grown = exchange(positions_of(mask), torch.tensor([False, True]), scores, derived_generator(0))
+    assert (dropped.tolist(), grown.tolist()) == ([4], [2])
 
 
 def test_hebbian_growth_refuses_to_guess_for_a_layer_that_never_ran():
@@ -100,8 +100,8 @@ def test_gradient_growth_takes_the_connection_that_rigl_would():
     growth, mask = GradientGrowth(), layer.weight != 0
     scores = growth.scores(view(layer.weight, mask))
     assert scores.tolist() == [[2.0, 4.0, 6.0, 2.0]]
-    new, grown = exchange(mask, mask, scores, derived_generator(0))
-    assert new.tolist() == grown.tolist() == [[False, False, True, False]]
+    dropped, grown = exchange(positions_of(mask), torch.tensor([True]), scores, derived_generator(0))
+    assert (dropped.tolist(), grown.tolist()) == ([0], [2])
 
 
 def test_gradient_growth_without_a_gradient_is_refused():

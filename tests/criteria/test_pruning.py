@@ -11,17 +11,10 @@ from sparse_lightning.functional.masks import derived_generator
 from sparse_lightning.functional.prune import lowest, lowest_and_zeros, signed_magnitude, zero_weights
 
 
-def pruned(
-    weight: list[float], fraction: float, mask: list[int] | None = None, seed: int = 0, inactive: int | None = None
-) -> list[int]:
-    """What is pruned of some weights, beside `inactive` more connections that could grow."""
-    active = torch.tensor(mask or [1] * len(weight)).bool()
+def pruned(weight: list[float], fraction: float, seed: int = 0, inactive: int | None = None) -> list[int]:
+    """What is pruned of some weights, beside `inactive` connections that could grow."""
     more = len(weight) if inactive is None else inactive
-    weights = torch.cat([torch.tensor(weight), torch.zeros(more)])
-    mask_of_all = torch.cat([active, torch.zeros(more, dtype=torch.bool)])
-    found = signed_magnitude(weights, mask_of_all, fraction, derived_generator(seed)).int().tolist()
-    assert not any(found[len(weight) :])
-    return found[: len(weight)]
+    return signed_magnitude(torch.tensor(weight), fraction, more, derived_generator(seed)).int().tolist()
 
 
 def test_the_smallest_positive_and_the_negative_weights_nearest_zero_go():
@@ -85,38 +78,36 @@ def test_zeros_that_cannot_all_go_are_drawn_at_random():
 
 
 def test_only_active_weights_are_counted_and_pruned():
-    assert pruned([0.1, 0.2, 0.3, -0.1, -0.2, -0.3], 0.5, mask=[0, 1, 1, 0, 1, 1]) == [0, 1, 0, 0, 1, 0]
+    layer = view(torch.tensor([0.1, 0.2, 0.3, -0.1, -0.2, -0.3]), torch.tensor([0, 1, 1, 0, 1, 1]).bool(), 0.5)
+    assert prune(SignedMagnitudePruning(), layer) == [0, 1, 0, 0, 1, 0]
 
 
-def test_nothing_goes_at_fraction_zero_or_from_an_empty_mask():
+def test_nothing_goes_at_fraction_zero_or_from_no_connections():
     assert pruned([0.1, -0.1, 0.2], 0.0) == [0, 0, 0]
-    assert pruned([0.1, -0.1, 0.2], 0.9, mask=[0, 0, 0]) == [0, 0, 0]
+    assert pruned([], 0.9) == []
 
 
-def test_weight_and_mask_are_left_alone():
-    weight, mask = torch.randn(5, 5), torch.rand(5, 5) < 0.5
-    before = weight.clone(), mask.clone()
-    signed_magnitude(weight, mask, 0.5, derived_generator(0))
-    assert weight.equal(before[0])
-    assert mask.equal(before[1])
+def test_weights_are_left_alone():
+    values = torch.randn(25)
+    before = values.clone()
+    signed_magnitude(values, 0.5, 25, derived_generator(0))
+    assert values.equal(before)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.29, 0.3, 0.5, 0.99])
 @pytest.mark.parametrize("density", [0.0, 0.2, 0.4])
 @pytest.mark.parametrize("shape", [(1, 1), (10, 10), (4, 50)])
 def test_it_equals_a_slow_sort(shape, density, fraction):
-    weight, mask = torch.randn(shape), torch.rand(shape) < density
-    entries = [(w, place) for place, w in enumerate(weight.flatten().tolist()) if mask.flatten()[place]]
+    values = torch.randn(shape)[torch.rand(shape) < density]
+    entries = [(w, place) for place, w in enumerate(values.tolist())]
     expected = set()
     share = Fraction(str(fraction))
     for sign in (1, -1):
         own = sorted((sign * w, place) for w, place in entries if sign * w > 0)
         count = math.floor(share * len(own)) if sign > 0 else len(own) - math.floor((1 - share) * len(own))
         expected |= {place for _, place in own[:count]}
-    more = torch.zeros(mask.numel(), dtype=torch.bool)  # that can grow, so that nothing is limited
-    weight, mask = torch.cat([weight.flatten(), more.float()]), torch.cat([mask.flatten(), more])
-    found = signed_magnitude(weight, mask, fraction, derived_generator(0))
-    assert set(found.flatten().nonzero().flatten().tolist()) == expected
+    found = signed_magnitude(values, fraction, len(values), derived_generator(0))
+    assert set(found.nonzero().flatten().tolist()) == expected
 
 
 # The other rules.
@@ -124,22 +115,18 @@ def test_it_equals_a_slow_sort(shape, density, fraction):
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_the_lowest_are_floored_and_tied_at_random(count):
-    mask = torch.arange(20) < 17
-    draws = [lowest(torch.zeros(20), mask, count / 17 + 0.01, derived_generator(seed)) for seed in range(200)]
+    draws = [lowest(torch.zeros(17), count / 17 + 0.01, derived_generator(seed)) for seed in range(200)]
     assert {int(draw.sum()) for draw in draws} == {count}
-    assert not any((draw & ~mask).any() for draw in draws)
     assert count == 0 or len({tuple(draw.tolist()) for draw in draws}) > 5
 
 
 @pytest.mark.parametrize("zeros", range(5))
 @pytest.mark.parametrize("inactive", range(5))
 def test_zeros_are_selected_up_to_what_can_be_replaced(zeros, inactive):
-    weight = torch.cat([torch.ones(3), torch.zeros(zeros + inactive)])
-    mask = torch.arange(3 + zeros + inactive) < 3 + zeros
-    found = zero_weights(weight, mask, derived_generator(0))
+    values = torch.cat([torch.ones(3), torch.zeros(zeros)])
+    found = zero_weights(values, inactive, derived_generator(0))
     assert int(found.sum()) == min(zeros, inactive)
-    assert not found[weight != 0].any()
-    assert not found[~mask].any()
+    assert not found[values != 0].any()
 
 
 @pytest.mark.parametrize(
@@ -153,11 +140,9 @@ def test_zeros_are_selected_up_to_what_can_be_replaced(zeros, inactive):
     ],
 )
 def test_zeros_and_a_fraction_of_the_others_by_score(fraction, inactive, expected):
-    weight = torch.cat([torch.tensor([0.0, -0.0, 9.0, -8.0, 7.0, -6.0]), torch.zeros(inactive)])
-    scores = torch.cat([torch.tensor([99.0, 98.0, 1.0, 2.0, 3.0, 4.0]), torch.full((inactive,), -1.0)])
-    mask = torch.arange(6 + inactive) < 6
-    found = lowest_and_zeros(scores, weight, mask, fraction, derived_generator(0))
-    assert found.int().tolist() == expected + [0] * inactive
+    values, scores = torch.tensor([0.0, -0.0, 9.0, -8.0, 7.0, -6.0]), torch.tensor([99.0, 98.0, 1.0, 2.0, 3.0, 4.0])
+    found = lowest_and_zeros(scores, values, fraction, inactive, derived_generator(0))
+    assert found.int().tolist() == expected
 
 
 # The criteria.
@@ -177,7 +162,9 @@ class Counted:
 def prune(pruning: PruningCriterion, layer: LayerView) -> list[list[int]]:
     if "coactivation" in pruning.statistics:
         pruning.statistics = {"coactivation": Counted()}
-    return pruning.prune(layer).int().tolist()
+    found = torch.zeros_like(layer.weight, dtype=torch.int)
+    found[layer.mask] = pruning.prune(layer).int()
+    return found.tolist()
 
 
 def prunes(pruning: PruningCriterion, fraction: float) -> list[list[int]]:
@@ -262,7 +249,7 @@ def test_mixed_refuses_a_fraction_out_of_range(fraction):
 
 def test_the_class_is_the_function():
     weight, mask = torch.randn(9, 9), torch.rand(9, 9) < 0.5
-    function = signed_magnitude(weight, mask, 0.3, derived_generator(0))
+    function = signed_magnitude(weight[mask], 0.3, int((~mask).sum()), derived_generator(0))
     assert SignedMagnitudePruning().prune(view(weight, mask, 0.3)).equal(function)
 
 

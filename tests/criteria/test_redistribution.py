@@ -42,7 +42,6 @@ def test_each_layer_gets_the_share_of_its_mean_momentum() -> None:
             name=name,
             weight=torch.ones(1, 4),
             mask=mask,
-            count=2,
             prune_fraction=Fraction(1),
             progress=Fraction(0),
             generator=derived_generator(0),

@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from drawn import bits, scored, some
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,28 +16,17 @@ from sparse_lightning.functional.masks import (
     choose,
     derived_generator,
     exact_fraction,
-    exchange,
     fingerprint,
     floor_count,
+    mask_of,
     max_prune_fraction,
-    random_mask,
+    positions_of,
     zero_inactive_,
 )
 
 
-def bits(*rows: str) -> Tensor:
-    return torch.tensor([[digit == "1" for digit in row] for row in rows])
-
-
 def everywhere(scores: Tensor) -> Tensor:
     return torch.ones_like(scores, dtype=torch.bool)
-
-
-def some(shape: tuple[int, ...], count: int, seed: int) -> Tensor:
-    """A mask of so many connections, drawn without any of the code under test."""
-    mask = torch.zeros(shape, dtype=torch.bool)
-    mask.view(-1)[torch.randperm(mask.numel(), generator=torch.Generator().manual_seed(seed))[:count]] = True
-    return mask
 
 
 def test_the_highest_scores_are_chosen():
@@ -109,74 +99,10 @@ def test_a_choice_repeats_with_its_generator_and_leaves_its_arguments_alone():
     assert candidates.equal(arguments[1])
 
 
-def test_a_random_mask_is_uniform():
-    # Each of 20 places should be drawn 4/20 of 3000 times; 45 is far out in the tail of chi-square with 19 degrees.
-    times = sum(random_mask((4, 5), 4, derived_generator("uniform", n)).double() for n in range(3000))
-    assert times.sum() == 4 * 3000
-    assert ((times - 600) ** 2 / 600).sum() < 45
-
-
-@pytest.mark.parametrize("count", [0, 1, 5, 6])
-def test_a_random_mask_among_some_takes_only_those(count):
-    candidates = bits("0111", "1110")
-    mask = random_mask((2, 4), count, derived_generator(count), candidates=candidates)
-    assert int(mask.sum()) == count
-    assert not (mask & ~candidates).any()
-
-
-def test_a_random_mask_of_more_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="Expected a count from 0 to the 2 candidates, got 3"):
-        random_mask((2, 2), 3, derived_generator(0), candidates=bits("10", "01"))
-
-
-def test_an_exchange_prunes_and_grows_what_is_given():
-    mask, pruned = bits("1100", "0011"), bits("1000", "0001")
-    scores = torch.tensor([[9.0, 9.0, 1.0, 4.0], [3.0, 2.0, 9.0, 9.0]])
-    new, grown = exchange(mask, pruned, scores, derived_generator(0))
-    assert new.equal(bits("0101", "1010"))
-    assert grown.equal(bits("0001", "1000"))
-    assert mask.equal(bits("1100", "0011"))
-
-
-def test_a_connection_just_dropped_does_not_come_back_however_high_it_scores():
-    new, _ = exchange(bits("1100"), bits("1000"), torch.tensor([[99.0, 0.0, -1.0, -2.0]]), derived_generator(0))
-    assert new.equal(bits("0110"))
-
-
-def test_scores_of_active_connections_are_not_read():
-    scores = torch.tensor([[float("nan"), float("inf"), 0.0, 1.0]])
-    assert exchange(bits("1100"), bits("0100"), scores, derived_generator(0))[0].equal(bits("1001"))
-
-
-@pytest.mark.parametrize(
-    ("pruned", "scores", "message"),
-    [
-        ("1010", [0.0, 0.0, 0.0, 0.0], "Expected only active connections to be pruned"),
-        ("1100", [0.0, 0.0, 0.0, 0.0], "Expected a count from 0 to the 1 candidates, got 2"),
-        ("1000", [0.0, 0.0, float("nan"), 0.0], "Expected finite scores"),
-    ],
-)
-def test_an_exchange_that_cannot_be_done_is_refused(pruned, scores, message):
-    with pytest.raises(ValueError, match=message):
-        exchange(bits("1101"), bits(pruned), torch.tensor([scores]), derived_generator(0))
-
-
-@pytest.mark.parametrize("levels", [1, 2, 1000])
-@pytest.mark.parametrize("density", [0.05, 0.2, 0.5, 0.9])
-@pytest.mark.parametrize("shape", [(10, 10), (3, 40), (50, 2)])
-def test_an_exchange_keeps_the_number_of_connections_and_grows_only_inactive_ones(shape, density, levels):
-    size = shape[0] * shape[1]
-    mask = some(shape, round(density * size), seed=0)
-    count = min(int(mask.sum()), size - int(mask.sum())) // 2
-    pruned = mask & choose(torch.rand(shape), count, mask, derived_generator("drop"))
-    scores = torch.randint(levels, shape)
-    new, grown = exchange(mask, pruned, scores, derived_generator(levels))
-    assert int(new.sum()) == int(mask.sum())
-    assert int(grown.sum()) == count
-    assert not (grown & mask).any()
-    assert new.equal(mask & ~pruned | grown)
-    best = sorted(scores[~mask].tolist())[int((~mask).sum()) - count :]  # slow and obvious
-    assert sorted(scores[grown].tolist()) == best
+def test_a_mask_and_its_positions_are_two_forms_of_one_topology():
+    mask = some((3, 4, 2), 7, seed=0)
+    assert mask_of(positions_of(mask), mask.shape).equal(mask)
+    assert positions_of(mask.mT.contiguous().mT).equal(positions_of(mask))
 
 
 def test_a_fraction_counts_as_it_is_written_not_as_binary():
@@ -209,40 +135,21 @@ def test_every_key_has_a_generator_of_its_own():
 
 def test_making_and_using_a_generator_leaves_the_global_one_alone():
     before = torch.get_rng_state()
-    random_mask((5, 5), 5, derived_generator(0))
+    torch.rand(5, generator=derived_generator(0))
     assert torch.get_rng_state().equal(before)
 
 
 @pytest.mark.parametrize(
-    ("mask", "share"),
-    [("1000", 3), ("1100", 1), ("11110", Fraction(1, 4)), ("11", 0), ("000", 0)],
+    ("active", "size", "share"), [(1, 4, 3), (2, 4, 1), (4, 5, Fraction(1, 4)), (2, 2, 0), (0, 3, 0)]
 )
-def test_the_largest_prune_fraction_is_inactive_over_active_connections(mask, share):
-    assert max_prune_fraction(bits(mask)) == share
+def test_the_largest_prune_fraction_is_inactive_over_active_connections(active, size, share):
+    assert max_prune_fraction(active, size) == share
 
 
 def test_the_largest_prune_fraction_is_exactly_all_that_is_inactive():
     for active in range(1, 60):
         for inactive in range(active):
-            mask = torch.arange(active + inactive) < active
-            assert floor_count(max_prune_fraction(mask), active) == inactive
-
-
-def test_a_connection_just_dropped_may_win_its_place_back_where_that_is_asked_for():
-    mask, pruned, scores = bits("1100"), bits("1000"), torch.tensor([[9.0, 0.0, 1.0, 2.0]])
-    new, grown = exchange(mask, pruned, scores, derived_generator(0), regrow=True)
-    assert new.equal(mask)
-    assert not grown.any()
-    new, grown = exchange(mask, pruned, torch.tensor([[1.5, 0.0, 1.0, 2.0]]), derived_generator(0), regrow=True)
-    assert new.equal(bits("0101"))
-    assert grown.equal(bits("0001"))
-
-
-def test_even_all_of_a_dense_mask_can_be_dropped_where_it_may_grow_again():
-    mask = bits("111")
-    new, grown = exchange(mask, mask, torch.zeros(1, 3), derived_generator(0), regrow=True)
-    assert new.equal(mask)
-    assert not grown.any()
+            assert floor_count(max_prune_fraction(active, active + inactive), active) == inactive
 
 
 def test_a_fingerprint_tells_masks_apart_and_knows_them_again():
@@ -253,19 +160,6 @@ def test_a_fingerprint_tells_masks_apart_and_knows_them_again():
     assert len({fingerprint(each) for each in [mask, *others]}) == 51
     assert fingerprint(mask.T.contiguous().T) == fingerprint(mask)
     assert 0 <= fingerprint(mask) < 2**63
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_an_exchange_can_end_with_another_number_of_connections(count):
-    mask, pruned, scores = bits("110000"), bits("100000"), torch.tensor([[9.0, 9.0, 4.0, 3.0, 2.0, 1.0]])
-    new, grown = exchange(mask, pruned, scores, derived_generator(0), count=count)
-    assert new.equal(torch.tensor([[False] + [True] * count + [False] * (5 - count)]))
-    assert grown.equal(new & ~mask)
-
-
-def test_an_exchange_that_keeps_more_than_it_may_is_refused():
-    with pytest.raises(ValueError, match="Expected a count from 0 to the 1 candidates, got -1"):
-        exchange(bits("1110"), bits("0000"), torch.zeros(1, 4), derived_generator(0), count=2)
 
 
 @pytest.mark.parametrize(
@@ -324,21 +218,6 @@ def test_weights_in_another_memory_format_are_zeroed_in_place():
 
 # For every mask and every score there can be.
 
-SCORES = st.one_of(st.integers(-2, 2).map(float), st.floats(-1e30, 1e30), st.sampled_from([0.0, -0.0, 1e-40]))
-
-
-@st.composite
-def scored(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
-    """Scores, tied more often than not, and a mask, empty and full ones candidates them."""
-    size = draw(st.integers(1, 24))
-    values = draw(st.one_of(st.lists(SCORES, min_size=size, max_size=size), st.just([1.0] * size)))
-    mask = draw(
-        st.one_of(
-            st.lists(st.booleans(), min_size=size, max_size=size), st.just([True] * size), st.just([False] * size)
-        )
-    )
-    return torch.tensor(values, dtype=torch.float64), torch.tensor(mask)
-
 
 @given(scored(), st.data())
 def test_any_choice_is_exact_and_leaves_out_nothing_better(case, data):
@@ -369,21 +248,3 @@ def test_a_score_that_is_no_number_is_refused_exactly_where_it_matters(case, val
             choose(scores, 0, candidates, derived_generator(0))
     else:
         assert not choose(scores, 0, candidates, derived_generator(0)).any()
-
-
-@given(scored(), st.booleans(), st.data())
-def test_any_exchange_keeps_the_count_and_grows_only_what_was_inactive(case, regrow, data):
-    scores, mask = case
-    active = mask.nonzero().flatten().tolist()
-    most = len(active) if regrow else min(len(active), len(mask) - len(active))
-    pruned = torch.zeros_like(mask)
-    if most:
-        pruned[data.draw(st.lists(st.sampled_from(active), max_size=most, unique=True))] = True
-    new, grown = exchange(mask, pruned, scores, derived_generator(1), regrow=regrow)
-    assert int(new.sum()) == int(mask.sum())
-    assert not (grown & mask).any()
-    assert (new & ~mask).equal(grown)
-    assert (mask & ~pruned & ~new).sum() == 0
-    if not regrow:
-        assert not (new & pruned).any()
-        assert int(grown.sum()) == int(pruned.sum())

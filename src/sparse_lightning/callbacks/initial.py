@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sparse_lightning.functional.masks import choose, derived_generator, random_mask
+from sparse_lightning.functional.csr import random_positions
+from sparse_lightning.functional.masks import choose, derived_generator, mask_of, positions_of
 
 InitialName = Literal["auto", "random", "magnitude", "nonzero"]
 
@@ -33,7 +34,7 @@ def first_mask(name: str, weight: Tensor, count: int, seed: int, initial: Initia
     found = int(active.count_nonzero())
     initial = resolved(initial, weight, loaded)
     if initial == "random":
-        return random_mask(weight.shape, count, generator).to(weight.device)
+        return mask_of(random_positions(weight.numel(), count, generator=generator), weight.shape).to(weight.device)
     if initial == "magnitude":
         return choose(weight.abs().float(), count, torch.ones_like(active), generator)
     if found > count:
@@ -41,7 +42,8 @@ def first_mask(name: str, weight: Tensor, count: int, seed: int, initial: Initia
             f"Expected weights of {name!r} that are dense or have at most {count} of {weight.numel()} connections "
             f"active, as the density asks for, got {found} nonzero. Set initial='magnitude' or 'random' to cut them"
         )
-    return active | random_mask(weight.shape, count - found, generator, candidates=~active)
+    more = random_positions(weight.numel(), count - found, exclude=positions_of(active), generator=generator)
+    return active | mask_of(more, weight.shape)
 
 
 def resolved(initial: InitialName, weight: Tensor, loaded: bool) -> InitialName:

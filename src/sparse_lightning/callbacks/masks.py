@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from sparse_lightning.functional.masks import zero_inactive_
+from sparse_lightning.functional.masks import mask_of, zero_inactive_
 
 METADATA = "sparse_lightning.masks"  # the key of the masks in the metadata of a state_dict
 
@@ -95,6 +95,18 @@ class Masks(Mapping[str, Tensor]):
         That costs next to nothing where none was changed. Changes through ``.data`` are not counted.
         """
         self.enforce([name for name in self._masks if _version(self.weight(name)) != self._enforced.get(name)])
+
+    def move(self, name: str, dropped: Tensor, grown: Tensor) -> Tensor:
+        """Give a weight other connections, by their positions; those that become inactive lose their weights.
+
+        Returns:
+            The mask of the connections that have changed.
+        """
+        mask = self._masks[name]
+        changed = mask_of(torch.cat([dropped, grown]), mask.shape)
+        mask.logical_xor_(changed)  # in place, so that views of it stay true
+        self.enforce([name])
+        return changed
 
     def repair(self) -> list[str]:
         """Zero the inactive weights, and return the names of those weights that had any that were not zero."""

@@ -155,7 +155,7 @@ class PruneRegrow(Callback):
         return self.counts.counts(layers)
 
     def prune_mask(self, layer: LayerView) -> Tensor:
-        """Return the mask of the connections to prune, boolean, shaped like the weight, all of them active."""
+        """Return which active connections to prune, boolean: one element for each (nnz), or shaped like the weight."""
         return self.pruning.prune(layer)
 
     def growth_scores(self, layer: LayerView) -> Tensor:

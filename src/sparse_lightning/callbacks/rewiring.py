@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sparse_lightning.callbacks.masks import Masks
 from sparse_lightning.criteria.base import LayerView
-from sparse_lightning.functional.masks import derived_generator, exact_fraction, exchange, max_prune_fraction
+from sparse_lightning.functional.grow import exchange
+from sparse_lightning.functional.masks import derived_generator, exact_fraction, max_prune_fraction
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Decisions:
 
     Attributes:
         counts: Returns the number of active connections of each layer afterwards, by parameter name.
-        prune: Returns the mask of the connections of a layer to prune.
+        prune: Returns which active connections of a layer to prune.
         scores: Returns how much each connection of a layer deserves to grow.
         regrow: Whether a connection just pruned may grow again.
     """
@@ -44,24 +45,33 @@ def rewire_layers(
         number: The number of the rewiring, for errors.
 
     Yields:
-        Each layer with its new mask and the mask of the connections grown.
+        Each layer with the positions of the connections that become inactive, and of those that become active.
 
     Raises:
         ValueError: A decision cannot be used; the layer is named.
     """
-    counts, pruned = decisions.counts(layers), {}
+    counts = decisions.counts(layers)
     for layer in layers:
         with _naming(layer, number):
             layer.count = counts.get(layer.name, layer.count)
-            pruned[layer.name] = decisions.prune(layer)
-            layer.kept = layer.mask & ~pruned[layer.name]
+            layer.pruned = _among_active(layer, decisions.prune(layer))
     for layer in layers:
         with _naming(layer, number):
             scores = decisions.scores(layer)
-            new, grown = exchange(
-                layer.mask, pruned[layer.name], scores, layer.generator, count=layer.count, regrow=decisions.regrow
+            dropped, grown = exchange(
+                layer.positions, layer.pruned, scores, layer.generator, count=layer.count, regrow=decisions.regrow
             )
-        yield layer, new, grown
+        yield layer, dropped, grown
+
+
+def _among_active(layer: LayerView, pruned: Tensor) -> Tensor:
+    """Which active connections to prune (nnz), from a mask of those or one shaped like the weight."""
+    if pruned.shape == layer.positions.shape:
+        return pruned
+    found = layer.at_connections(pruned)
+    if found.count_nonzero() != pruned.count_nonzero():
+        raise ValueError("Expected only active connections to be pruned, got inactive ones among them")
+    return found
 
 
 class Rewirings:
@@ -96,34 +106,34 @@ class Rewirings:
 
     def run(
         self, names: Collection[str], masks: Masks, decisions: Decisions, seed: int
-    ) -> Iterator[tuple[str, Tensor]]:
-        """Rewire those of these weights that are due; their masks change in place.
+    ) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Decide about those of these weights that are due.
 
         Yields:
-            The name of each, and the mask of the connections that were pruned or grown.
+            The name of each, and the positions of the connections that become inactive, and active.
         """
         views = [self._view(name, masks, decisions.regrow, seed) for name in masks]
         for before, after in pairwise(views):
             before.next, after.previous = after, before
         layers = [view for view in views if view.name in self.due and view.name in names]
-        for layer, new, grown in rewire_layers(layers, decisions, self.number):
-            changed = grown | (layer.mask & ~new)
-            masks[layer.name].copy_(new)  # in place, so that views of it stay true
-            self.grown[layer.name] = int(grown.count_nonzero())
+        for layer, dropped, grown in rewire_layers(layers, decisions, self.number):
+            self.grown[layer.name] = len(grown)
             del self.due[layer.name]
-            yield layer.name, changed
+            yield layer.name, dropped, grown
 
     def _view(self, name: str, masks: Masks, regrow: bool, seed: int) -> LayerView:
-        mask, fraction = masks[name], self.due.get(name, Fraction(0))
-        return LayerView(
+        fraction = self.due.get(name, Fraction(0))
+        layer = LayerView(
             name=name,
             weight=masks.weight(name),
-            mask=mask,
-            count=int(mask.count_nonzero()),
-            prune_fraction=fraction if regrow else min(fraction, max_prune_fraction(mask)),
+            mask=masks[name],
+            prune_fraction=fraction,
             progress=self._progress,
             generator=derived_generator(seed, self.number, name),
         )
+        if not regrow:
+            layer.prune_fraction = min(fraction, max_prune_fraction(layer.count, layer.shape.numel()))
+        return layer
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state; fractions as pairs of integers."""

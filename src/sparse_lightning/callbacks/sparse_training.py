@@ -189,8 +189,8 @@ class SparseTraining:
         # Those of the Trainer too, which after a resume have a state before they have stepped.
         trained = [*optimizers, *(self._trainer.optimizers if self._trainer is not None else ())]
         known = optimizers_of([*trained, *self._optimizers.values()], masks.module) if masks.module else trained
-        for name, changed in self.rewirings.run(list(names), masks, self.decisions, self.current_seed()):
-            masks.enforce([name])
+        for name, dropped, grown in self.rewirings.run(list(names), masks, self.decisions, self.current_seed()):
+            changed = masks.move(name, dropped, grown)
             changed_names.append(name)
             if self.reset_optimizers:
                 reset_state(known, masks.weight(name), changed)

@@ -6,8 +6,8 @@ A rewiring decides how many connections each layer shall have (:class:`CountCrit
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
@@ -15,37 +15,90 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparse_lightning.functional.masks import mask_of, positions_of
 
-@dataclass(eq=False, kw_only=True)
+
 class LayerView:
     """One sparse weight at the moment of a rewiring, as criteria are given it. They read it and change nothing.
+
+    It shows the connections in two ways: as tensors shaped like the weight, and as one element for each active
+    connection (nnz), row by row. In the csr layout the first way takes memory for the whole weight.
 
     Attributes:
         name: The weight's parameter name.
         weight: The weight, (out, in, ...).
         mask: The active connections before the pruning, boolean, shaped like `weight`.
-        kept: The active connections that the pruning left, shaped like `weight`; `mask` itself until it has pruned.
         count: The number of connections that are to be active after the rewiring.
         prune_fraction: Share of the active connections to prune, exact, in [0, 1).
         progress: Share of the training that is over, exact, in [0, 1].
         generator: CPU generator for any randomness, the same on every rank and after a resume.
+        pruned: Which active connections the pruning removes, boolean (nnz); none until it has pruned.
         previous: The sparse weight before this one in the order of the model's parameters, or None.
         next: The sparse weight after this one, or None.
     """
 
-    name: str
-    weight: Tensor
-    mask: Tensor
-    count: int
-    prune_fraction: Fraction
-    progress: Fraction
-    generator: torch.Generator
-    kept: Tensor = field(init=False)
     previous: "LayerView | None" = None
     next: "LayerView | None" = None
 
-    def __post_init__(self) -> None:
-        self.kept = self.mask
+    def __init__(
+        self,
+        *,
+        name: str,
+        weight: Tensor,
+        mask: Tensor,
+        prune_fraction: Fraction,
+        progress: Fraction,
+        generator: torch.Generator,
+    ) -> None:
+        self.name, self._weight, self._mask = name, weight, mask
+        self.prune_fraction, self.progress, self.generator = prune_fraction, progress, generator
+        self.count = len(self.positions)
+        self.pruned = torch.zeros_like(self.positions, dtype=torch.bool)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight, (out, in, ...)."""
+        return self._weight
+
+    @property
+    def mask(self) -> Tensor:
+        """The active connections before the pruning, boolean, shaped like `weight`."""
+        return self._mask
+
+    @property
+    def kept(self) -> Tensor:
+        """The active connections that the pruning left, shaped like `weight`."""
+        return mask_of(self.positions[~self.pruned], self.shape)
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the weight."""
+        return self._weight.shape
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """The active connections as sorted indices into the flattened weight, int64 (nnz)."""
+        return positions_of(self._mask)
+
+    @cached_property
+    def values(self) -> Tensor:
+        """The weights of the active connections (nnz)."""
+        return self.at_connections(self._weight.detach())
+
+    @property
+    def replaceable(self) -> int:
+        """How many connections can be pruned at most, since as many inactive ones have to grow."""
+        return self.shape.numel() - len(self.positions)
+
+    @property
+    def gradient(self) -> Tensor | None:
+        """The gradient of the last step, of inactive connections too, shaped like the weight; None without one."""
+        gradient = self._weight.grad
+        return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
+
+    def at_connections(self, tensor: Tensor) -> Tensor:
+        """Return the elements of a tensor shaped like the weight that belong to active connections (nnz)."""
+        return tensor.flatten().index_select(0, self.positions)
 
 
 class Statistic(Protocol):
@@ -111,7 +164,7 @@ class ConstantCount(CountCriterion):
 
     def counts(self, layers: Sequence[LayerView]) -> dict[str, int]:
         """Return what the layers have."""
-        return {layer.name: int(layer.mask.count_nonzero()) for layer in layers}
+        return {layer.name: len(layer.positions) for layer in layers}
 
 
 COUNTS: dict[str, type[CountCriterion]] = {"constant": ConstantCount}
@@ -125,7 +178,8 @@ class PruningCriterion(Criterion, ABC):
         """Choose the connections to prune.
 
         Returns:
-            Their mask, boolean, shaped like the weight, all of them active, as many as can be replaced at most.
+            Which of the active connections to prune, boolean: one element for each (nnz), or shaped like the weight;
+            at most ``layer.replaceable`` of them.
         """
 
 
@@ -133,7 +187,7 @@ class GrowthCriterion(Criterion, ABC):
     """Decides how much each inactive connection of a layer deserves to grow.
 
     Attributes:
-        reads_gradient: Whether `scores` reads ``layer.weight.grad``. Then a rewiring waits until the next optimizer
+        reads_gradient: Whether `scores` reads ``layer.gradient``. Then a rewiring waits until the next optimizer
             step has been taken, so that there is a gradient, the same on every rank, whatever has been interrupted.
     """
 
@@ -144,5 +198,6 @@ class GrowthCriterion(Criterion, ABC):
         """Score the connections of a layer.
 
         Returns:
-            Finite real numbers shaped like the weight; the connections with the highest ones grow.
+            Finite real numbers shaped like the weight; the inactive connections with the highest ones grow, and of
+            equal ones some at random. One number that stands for all, ``expand``-ed to the shape, costs no memory.
         """

@@ -17,8 +17,8 @@ class RandomGrowth(GrowthCriterion):
     """Every inactive connection is as likely to grow (SET, Mocanu et al. 2018)."""
 
     def scores(self, layer: LayerView) -> Tensor:
-        """Draw independent uniform numbers."""
-        return torch.rand(layer.weight.shape, generator=layer.generator).to(layer.weight.device)
+        """Return equal scores, so that chance alone decides."""
+        return torch.zeros((), device=layer.positions.device).expand(layer.shape)
 
 
 class HebbianGrowth(HebbianCriterion, GrowthCriterion):
@@ -58,10 +58,10 @@ class GradientGrowth(GrowthCriterion):
         Raises:
             ValueError: The weight has no gradient.
         """
-        if layer.weight.grad is None:
+        gradient = layer.gradient
+        if gradient is None:
             raise ValueError("Expected a gradient to grow by, got none: rewire after a backward pass")
-        gradient = layer.weight.grad
-        return (gradient.to_dense() if gradient.is_sparse else gradient).abs()
+        return gradient.abs()
 
 
 class MomentumGrowth(GrowthCriterion):

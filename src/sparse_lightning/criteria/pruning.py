@@ -20,7 +20,7 @@ class MagnitudePruning(PruningCriterion):
 
     def prune(self, layer: LayerView) -> Tensor:
         """Choose the smallest absolute weights."""
-        return lowest(layer.weight.abs(), layer.mask, layer.prune_fraction, layer.generator)
+        return lowest(layer.values.abs(), layer.prune_fraction, layer.generator)
 
 
 class SignedMagnitudePruning(PruningCriterion):
@@ -31,7 +31,7 @@ class SignedMagnitudePruning(PruningCriterion):
 
     def prune(self, layer: LayerView) -> Tensor:
         """Choose zeros, the smallest positive weights and the negative ones nearest zero."""
-        return signed_magnitude(layer.weight, layer.mask, layer.prune_fraction, layer.generator)
+        return signed_magnitude(layer.values, layer.prune_fraction, layer.replaceable, layer.generator)
 
 
 class HebbianPruning(HebbianCriterion, PruningCriterion):
@@ -47,11 +47,14 @@ class HebbianPruning(HebbianCriterion, PruningCriterion):
 
     def prune(self, layer: LayerView) -> Tensor:
         """Choose zeros and the lowest coactivation."""
-        return self._prune_lowest(layer, self.coactivation.total(layer.name))
+        return self._prune_lowest(layer, self._counts(layer))
+
+    def _counts(self, layer: LayerView) -> Tensor:
+        return layer.at_connections(self.coactivation.total(layer.name))
 
     @staticmethod
     def _prune_lowest(layer: LayerView, scores: Tensor) -> Tensor:
-        return lowest_and_zeros(scores, layer.weight, layer.mask, layer.prune_fraction, layer.generator)
+        return lowest_and_zeros(scores, layer.values, layer.prune_fraction, layer.replaceable, layer.generator)
 
 
 class InverseHebbianPruning(HebbianPruning):
@@ -59,7 +62,7 @@ class InverseHebbianPruning(HebbianPruning):
 
     def prune(self, layer: LayerView) -> Tensor:
         """Choose zeros and the highest coactivation."""
-        return self._prune_lowest(layer, -self.coactivation.total(layer.name))
+        return self._prune_lowest(layer, -self._counts(layer))
 
 
 class WeightedHebbianPruning(HebbianPruning):
@@ -73,9 +76,9 @@ class WeightedHebbianPruning(HebbianPruning):
     def prune(self, layer: LayerView) -> Tensor:
         """Choose zeros and the products nearest zero."""
         if not layer.prune_fraction:
-            return zero_weights(layer.weight, layer.mask, layer.generator)
-        products = layer.weight * self.coactivation.total(layer.name)
-        return signed_magnitude(products, layer.mask, layer.prune_fraction, layer.generator)
+            return zero_weights(layer.values, layer.replaceable, layer.generator)
+        products = layer.values * self._counts(layer)
+        return signed_magnitude(products, layer.prune_fraction, layer.replaceable, layer.generator)
 
 
 class MixedPruning(HebbianPruning):
@@ -113,16 +116,15 @@ class MixedPruning(HebbianPruning):
     def prune(self, layer: LayerView) -> Tensor:
         """Choose zeros and what both criteria prune."""
         fraction = layer.prune_fraction if self.weight_fraction is None else self.weight_fraction
-        coactivation = self.coactivation.total(layer.name)
-        by_magnitude = signed_magnitude(layer.weight, layer.mask, fraction, layer.generator)
+        by_magnitude = signed_magnitude(layer.values, fraction, layer.replaceable, layer.generator)
         by_coactivation = lowest_and_zeros(
-            coactivation, layer.weight, layer.mask, self.hebbian_fraction, layer.generator
+            self._counts(layer), layer.values, self.hebbian_fraction, layer.replaceable, layer.generator
         )
         if self.weight_fraction == 0:
             return by_coactivation
         if self.weight_fraction is not None and self.hebbian_fraction == 0:
             return by_magnitude
-        return by_magnitude & (by_coactivation | (layer.weight == 0))
+        return by_magnitude & (by_coactivation | (layer.values == 0))
 
     def __repr__(self) -> str:
         """Return the expression that builds it."""

@@ -23,10 +23,10 @@ class MomentumRedistribution(CountCriterion):
 
     def counts(self, layers: Sequence[LayerView]) -> dict[str, int]:
         """Return what each layer keeps, and its share of what all of them prune."""
-        active = {layer.name: int(layer.mask.count_nonzero()) for layer in layers}
+        active = {layer.name: len(layer.positions) for layer in layers}
         pruned = {layer.name: floor_count(layer.prune_fraction, active[layer.name]) for layer in layers}
         means = {layer.name: self._mean(layer) for layer in layers}
-        inactive = {layer.name: layer.mask.numel() - active[layer.name] for layer in layers}
+        inactive = {layer.name: layer.replaceable for layer in layers}
         grown = share_out(sum(pruned.values()), means, inactive)
         return {name: count - pruned[name] + grown[name] for name, count in active.items()}
 
@@ -36,7 +36,7 @@ class MomentumRedistribution(CountCriterion):
 
     def _mean(self, layer: LayerView) -> float:
         """The mean magnitude of the momentum of a layer's active connections; 0 if it is not a number."""
-        mean = float(self._momentum.of(layer.name).abs()[layer.mask].mean())
+        mean = float(layer.at_connections(self._momentum.of(layer.name)).abs().mean())
         return mean if math.isfinite(mean) else 0.0
 
     @property

@@ -87,67 +87,33 @@ def _kth_largest(values: Tensor, k: int) -> Tensor:
     return torch.from_numpy(np.asarray(found))
 
 
-def random_mask(
-    shape: Sequence[int], count: int, generator: torch.Generator, candidates: Tensor | None = None
-) -> Tensor:
-    """Draw a mask of exactly `count` connections uniformly, among the candidates if they are given.
+def mask_of(positions: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the mask of the connections at these positions, the indices into the flattened weight.
 
-    Raises:
-        ValueError: There are fewer than `count` connections to draw from.
-
-    >>> int(random_mask((20, 30), 7, derived_generator("example")).sum())
-    7
+    >>> mask_of(torch.tensor([0, 3]), (2, 2))
+    tensor([[ True, False],
+            [False,  True]])
     """
-    candidates = torch.ones(*shape, dtype=torch.bool) if candidates is None else candidates
-    return choose(torch.rand(*shape, generator=generator).to(candidates.device), count, candidates, generator)
+    mask = torch.zeros(math.prod(shape), dtype=torch.bool, device=positions.device)
+    return mask.index_fill_(0, positions, True).view(*shape)
 
 
-def max_prune_fraction(mask: Tensor) -> Fraction:
+def positions_of(mask: Tensor) -> Tensor:
+    """Return the positions of the connections of a mask, sorted, int64: the inverse of :func:`mask_of`.
+
+    >>> positions_of(torch.tensor([[True, False], [False, True]]))
+    tensor([0, 3])
+    """
+    return mask.flatten().nonzero().squeeze(1)
+
+
+def max_prune_fraction(active: int, size: int) -> Fraction:
     """Return the largest share of the active connections that can be replaced at once: inactive over active ones.
 
-    >>> max_prune_fraction(torch.tensor([True, True, True, True, False]))
+    >>> max_prune_fraction(4, 5)
     Fraction(1, 4)
     """
-    active = int(mask.count_nonzero())
-    return Fraction(mask.numel() - active, active) if active else Fraction(0)
-
-
-def exchange(
-    mask: Tensor,
-    pruned: Tensor,
-    scores: Tensor,
-    generator: torch.Generator,
-    *,
-    count: int | None = None,
-    regrow: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Prune connections and grow those with the highest scores, so that exactly `count` are active.
-
-    Args:
-        mask: The active connections, boolean.
-        pruned: Those of them to prune.
-        scores: How much each connection deserves to grow, real numbers; read only where a connection can grow.
-        generator: CPU generator that breaks ties between scores.
-        count: Active connections afterwards; None keeps their number.
-        regrow: Whether a connection just pruned competes with the inactive ones. One that wins stays.
-
-    Returns:
-        The new mask, and the mask of the connections grown, all of them inactive before.
-
-    Raises:
-        ValueError: An inactive connection is to be pruned, there are too few connections to grow, more are kept than
-            `count`, or a score that matters is NaN or infinite.
-
-    >>> mask, pruned = torch.tensor([True, True, False, False]), torch.tensor([True, False, False, False])
-    >>> exchange(mask, pruned, torch.tensor([9., 9., 1., 2.]), derived_generator("example"))[0]
-    tensor([False,  True, False,  True])
-    """
-    if (pruned & ~mask).any():
-        raise ValueError("Expected only active connections to be pruned, got inactive ones among them")
-    kept = mask & ~pruned
-    target = int(mask.count_nonzero()) if count is None else count
-    chosen = choose(scores, target - int(kept.count_nonzero()), ~kept if regrow else ~mask, generator)
-    return kept | chosen, chosen & ~mask
+    return Fraction(size - active, active) if active else Fraction(0)
 
 
 def zero_inactive_(weight: Tensor, mask: Tensor) -> None:

@@ -1,0 +1,78 @@
+"""Growth as pure functions: which inactive connections of one weight to grow, by their scores.
+
+Connections are given by their positions, the sorted indices into the flattened weight; see
+:mod:`sparse_lightning.functional.csr`.
+"""
+
+import torch
+from torch import Tensor
+
+from sparse_lightning.functional.csr import contains, random_positions
+from sparse_lightning.functional.masks import choose
+
+
+def highest(scores: Tensor, count: int, taken: Tensor, generator: torch.Generator) -> Tensor:
+    """Choose the `count` connections with the highest scores among those that are not taken.
+
+    Ties are broken uniformly at random. Where one number stands for all scores, ``torch.zeros(()).expand(shape)``, the
+    connections are drawn by their indices, in time and memory in proportion to the number of connections.
+
+    Args:
+        scores: A real number for each connection, finite where it is not taken, shaped like the weight.
+        count: How many to choose.
+        taken: Positions that cannot be chosen, sorted, int64.
+        generator: CPU generator that breaks ties.
+
+    Returns:
+        The positions chosen, sorted, int64 (count).
+
+    Raises:
+        ValueError: A score that matters is NaN or infinite, or there are too few connections to choose from.
+
+    >>> highest(torch.tensor([[9., 1.], [3., 2.]]), 2, torch.tensor([0]), torch.Generator())
+    tensor([2, 3])
+    >>> len(highest(torch.zeros(()).expand(10**6, 10**6), 5, torch.tensor([0]), torch.Generator()))
+    5
+    """
+    if scores.numel() > 1 and not any(scores.stride()):
+        if not scores[(0,) * scores.dim()].isfinite():
+            raise ValueError("Expected finite scores, got NaN or infinity")
+        return random_positions(scores.numel(), count, exclude=taken, generator=generator)
+    candidates = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device).index_fill_(0, taken, False)
+    return choose(scores.flatten(), count, candidates, generator).nonzero().squeeze(1)
+
+
+def exchange(
+    positions: Tensor,
+    pruned: Tensor,
+    scores: Tensor,
+    generator: torch.Generator,
+    *,
+    count: int | None = None,
+    regrow: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Prune connections and grow those with the highest scores, so that exactly `count` are active.
+
+    Args:
+        positions: The active connections, sorted, int64 (nnz).
+        pruned: Which of them to prune, boolean (nnz).
+        scores: How much each connection deserves to grow, shaped like the weight; read only where it can grow.
+        generator: CPU generator that breaks ties between scores.
+        count: Active connections afterwards; None keeps their number.
+        regrow: Whether a connection just pruned competes with the inactive ones. One that wins stays.
+
+    Returns:
+        The positions that become inactive and those that become active, both sorted.
+
+    Raises:
+        ValueError: There are too few connections to grow, more are kept than `count`, or a score that matters is NaN or
+            infinite.
+
+    >>> positions, pruned = torch.tensor([0, 1]), torch.tensor([True, False])
+    >>> exchange(positions, pruned, torch.tensor([9., 9., 1., 2.]), torch.Generator())
+    (tensor([0]), tensor([3]))
+    """
+    kept, dropped = positions[~pruned], positions[pruned]
+    number = (len(positions) if count is None else count) - len(kept)
+    grown = highest(scores, number, kept if regrow else positions, generator)
+    return dropped[~contains(grown, dropped)], grown[~contains(positions, grown)]
