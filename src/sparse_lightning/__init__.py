@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sparse_lightning.export.inspection import sparsity_report, topology_of
     from sparse_lightning.models.sparse_mlp import SparseMLP
     from sparse_lightning.nn.k_winners import KWinners
-    from sparse_lightning.nn.sparse_linear import SparseLinear
+    from sparse_lightning.nn.sparse_linear import SparseLinear, dense_state_dict
 
 __version__ = "0.1.0"
 _NAMES = {
@@ -56,7 +56,7 @@ _NAMES = {
     "export.inspection": ("sparsity_report", "topology_of"),
     "models.sparse_mlp": ("SparseMLP",),
     "nn.k_winners": ("KWinners",),
-    "nn.sparse_linear": ("SparseLinear",),
+    "nn.sparse_linear": ("SparseLinear", "dense_state_dict"),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
@@ -89,6 +89,7 @@ __all__ = [
     "SparseMLP",
     "StaticSparse",
     "WeightedHebbianPruning",
+    "dense_state_dict",
     "sparsity_report",
     "topology_of",
 ]

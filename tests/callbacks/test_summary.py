@@ -19,10 +19,10 @@ def test_a_table_has_its_columns_in_line():
 
 
 def test_the_table_of_two_layers_by_hand():
-    masks = {"one.weight": torch.tensor([[True, False, False, False]]), "two.weight": torch.ones(2, 1).bool()}
+    sizes = {"one.weight": (1, torch.Size((1, 4))), "two.weight": (2, torch.Size((2, 1)))}
     module = nn.ModuleDict({"one": nn.Linear(4, 1), "two": nn.Linear(1, 2), "norm": nn.LayerNorm(3)})
     lines = summary_table(
-        masks,
+        sizes,
         {"two.weight": 1},
         ("Pruning()", "Growth()"),
         {"one.weight": "two"},
@@ -39,8 +39,8 @@ def test_the_table_of_two_layers_by_hand():
 
 
 def test_measures_by_hand():
-    masks = {"one.weight": torch.tensor([True, False, False, False]), "two.weight": torch.tensor([True, True])}
-    assert topology_metrics(masks, {"one.weight": 1}) == {
+    sizes = {"one.weight": (1, torch.Size((4,))), "two.weight": (2, torch.Size((2,)))}
+    assert topology_metrics(sizes, {"one.weight": 1}) == {
         "topology/density/one": 0.25,
         "topology/density/two": 1.0,
         "topology/density/all": 0.5,

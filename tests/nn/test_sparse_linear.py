@@ -341,7 +341,7 @@ def test_a_state_dict_brings_its_topology_and_trains_on():
     source, target = SparseLinear(5, 7, 0.5, dtype=torch.float64), SparseLinear(5, 7, 0.2, dtype=torch.float64)
     gradients(target, torch.randn(3, 5, dtype=torch.float64))
     parameter = target.values
-    assert set(source.state_dict()) == {"values", "bias", "crow_indices", "col_indices"}
+    assert set(source.state_dict()) == {"values", "bias", "crow_indices", "col_indices", "shape"}
     target.load_state_dict(copy.deepcopy(source.state_dict()))
     assert target.values is parameter
     assert target.mask.equal(source.mask)

@@ -1,7 +1,7 @@
 """Averages of weights: they remember connections long pruned, and are brought onto the masks of their source."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from sparse_lightning.functional.masks import zero_inactive_
 
 
 @torch.no_grad()
-def project_averages(trainer: Trainer, module: nn.Module, masks: Mapping[str, Tensor], names: Collection[str]) -> None:
+def project_averages(trainer: Trainer, module: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Bring averages of these weights onto their masks.
 
     These are the averages that Lightning's callbacks keep, and those within the model: modules such as PyTorch's
@@ -21,10 +21,10 @@ def project_averages(trainer: Trainer, module: nn.Module, masks: Mapping[str, Te
     """
     pairs = [*_of_callbacks(trainer, module), *_within(module)]
     for source, average in pairs:
-        for name in names:
+        for name, mask in masks.items():
             weight = average.get(name.removeprefix(source)) if name.startswith(source) else None
-            if weight is not None and weight.shape == masks[name].shape:
-                zero_inactive_(weight, masks[name].to(weight.device))
+            if weight is not None and weight.shape == mask.shape:
+                zero_inactive_(weight, mask.to(weight.device))
 
 
 def parameters_of_averages(module: nn.Module) -> set[int]:
@@ -41,6 +41,11 @@ def only_averages(trainer: Trainer) -> bool:
         _is_a(callback, "StochasticWeightAveraging") and trainer.current_epoch > callback.swa_end
         for callback in _callbacks(trainer)
     )
+
+
+def keeps_averages(trainer: Trainer) -> bool:
+    """Return whether a callback of Lightning's averages the weights."""
+    return any(_is_a(callback, "WeightAveraging", "StochasticWeightAveraging") for callback in _callbacks(trainer))
 
 
 def _of_callbacks(trainer: Trainer, module: nn.Module) -> Iterator[tuple[str, dict[str, nn.Parameter]]]:

@@ -8,8 +8,6 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from sparse_lightning.functional.masks import fingerprint
-
 _SHARDING = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 
 
@@ -25,6 +23,16 @@ def refuse_sharding(trainer: Trainer) -> None:
             "Expected a strategy that keeps every weight whole on every process, such as ddp, got "
             f"{type(trainer.strategy).__name__}, which shards them"
         )
+
+
+def refuse_averages(kept: bool) -> None:
+    """Refuse averages of weights whose connections alone are stored: an average would need the connections of all.
+
+    Raises:
+        ValueError: There are some.
+    """
+    if kept:
+        raise ValueError("Expected layout='masked' beside a callback that averages weights, got another layout")
 
 
 def refuse_shared_weights(chosen: Sequence[Collection[str]]) -> None:
@@ -75,19 +83,23 @@ def refuse_other_layers(now: Mapping[str, Tensor], saved: Mapping[str, Tensor]) 
             raise ValueError(f"Expected a checkpoint with {name!r} of shape {shapes[0]}, got {shapes[1]}")
 
 
-def refuse_different_ranks(trainer: Trainer, masks: Mapping[str, Tensor]) -> None:
+def refuse_different_ranks(trainer: Trainer, fingerprints: Mapping[str, int]) -> None:
     """Compare masks between processes; a collective operation when training is distributed.
+
+    Args:
+        trainer: The Trainer.
+        fingerprints: A hash of each mask of this process.
 
     Raises:
         RuntimeError: A process has others.
     """
-    if trainer.world_size == 1 or not masks:
+    if not fingerprints:
         return
-    own = torch.tensor([fingerprint(mask) for mask in masks.values()], device=trainer.strategy.root_device)
+    own = torch.tensor(list(fingerprints.values()), device=trainer.strategy.root_device)
     every = trainer.strategy.all_gather(own)
     differs = (every != every[0]).any(0).tolist()
     if any(differs):
-        names = [name for name, other in zip(masks, differs, strict=True) if other]
+        names = [name for name, other in zip(fingerprints, differs, strict=True) if other]
         raise RuntimeError(
             f"Expected the same masks on every process, got different ones of {', '.join(names)}: scores must not "
             "depend on the process, and randomness must come from the generator that is given"

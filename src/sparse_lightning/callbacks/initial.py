@@ -10,6 +10,7 @@ from sparse_lightning.functional.csr import random_positions
 from sparse_lightning.functional.masks import choose, derived_generator, mask_of, positions_of
 
 InitialName = Literal["auto", "random", "magnitude", "nonzero"]
+InitializationName = Literal["dense", "fan_in"]
 
 
 def first_mask(name: str, weight: Tensor, count: int, seed: int, initial: InitialName, loaded: bool) -> Tensor:
@@ -55,6 +56,21 @@ def resolved(initial: InitialName, weight: Tensor, loaded: bool) -> InitialName:
     if initial != "auto":
         return initial
     return "nonzero" if has_topology(weight) else "magnitude" if loaded else "random"
+
+
+def fan_in_scale(mask: Tensor) -> Tensor:
+    """Return the factor for each output unit that makes an initialisation for dense layers one for its actual inputs.
+
+    It is sqrt(n / k) for k active of n connections, shaped to multiply the weight; a unit without any gets 1. PyTorch's
+    own divides by n, and in a very sparse network the signal dies (Evci et al. 2022, "Gradient flow in sparse neural
+    networks and how lottery tickets win").
+
+    >>> fan_in_scale(torch.tensor([[True, False, False, False], [True, True, True, True]])).tolist()
+    [[2.0], [1.0]]
+    """
+    inputs = mask.flatten(1).sum(1).clamp(min=1)
+    scale = (mask[0].numel() / inputs).sqrt().where(mask.flatten(1).any(1), torch.ones(()))
+    return scale.view(-1, *[1] * (mask.dim() - 1))
 
 
 def looks_trained(module: nn.Module) -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from sparse_lightning.functional.masks import mask_of, zero_inactive_
+from sparse_lightning.functional.masks import fingerprint, mask_of, zero_inactive_
+from sparse_lightning.nn.sparse_linear import SparseLinear, named_weights, sparse_layers
 
 METADATA = "sparse_lightning.masks"  # the key of the masks in the metadata of a state_dict
 
@@ -18,12 +19,17 @@ METADATA = "sparse_lightning.masks"  # the key of the masks in the metadata of a
 class Masks(Mapping[str, Tensor]):
     """Boolean masks by parameter name, and the model whose weights they belong to.
 
+    The mask of a :class:`~sparse_lightning.SparseLinear` is its topology, made when it is asked for; nothing has to be
+    enforced there.
+
     Weights are looked up by name at every use, in the module that owns them, so that a parameter or a storage that is
     replaced is met all the same. `all_weights` walks the whole model and finds owners that were replaced too.
     """
 
     def __init__(self) -> None:
         self._masks: dict[str, Tensor] = {}
+        self._layers: dict[str, SparseLinear] = {}
+        self._names: list[str] = []
         self._module: nn.Module | None = None
         self._owners: dict[str, tuple[nn.Module, str]] = {}
         self._enforced: dict[str, tuple[int, int]] = {}
@@ -31,30 +37,57 @@ class Masks(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the mask of a weight."""
-        return self._masks[name]
+        return self._layers[name].mask if name in self._layers else self._masks[name]
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names."""
-        return iter(self._masks)
+        return iter(self._names)
 
     def __len__(self) -> int:
         """Return the number of masks."""
-        return len(self._masks)
+        return len(self._names)
 
     @property
     def read_only(self) -> Mapping[str, Tensor]:
         """The masks, for others to read."""
+        return MappingProxyType(self)
+
+    @property
+    def stored(self) -> Mapping[str, Tensor]:
+        """The masks of dense weights."""
         return MappingProxyType(self._masks)
+
+    @property
+    def layers(self) -> Mapping[str, SparseLinear]:
+        """The layers that store their connections alone, by the name of their weight."""
+        return MappingProxyType(self._layers)
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, torch.Size]]:
+        """The number of active connections and the shape of each weight."""
+        counts = {name: (int(mask.count_nonzero()), mask.shape) for name, mask in self._masks.items()}
+        counts |= {name: (len(layer.values), layer.weight.shape) for name, layer in self._layers.items()}
+        return {name: counts[name] for name in self}
+
+    @property
+    def fingerprints(self) -> dict[str, int]:
+        """A hash of each topology, by which processes compare theirs."""
+        topologies = self._masks | {name: layer.positions for name, layer in self._layers.items()}
+        return {name: fingerprint(topologies[name]) for name in self}
 
     @property
     def module(self) -> nn.Module | None:
         """The model, None before its setup."""
         return self._module
 
-    def replace(self, masks: Mapping[str, Tensor], order: Sequence[str] = ()) -> None:
-        """Take these masks in place of what there was, in the order of these names."""
-        names = [name for name in order if name in masks] or list(masks)
-        self._masks = {name: masks[name] for name in names}
+    def replace(
+        self, masks: Mapping[str, Tensor], layers: Mapping[str, SparseLinear] | None = None, order: Sequence[str] = ()
+    ) -> None:
+        """Take these masks and layers in place of what there was, in the order of these names."""
+        self._layers = dict(layers or {})
+        self._masks = {name: mask for name, mask in masks.items() if name not in self._layers}
+        known = [*self._masks, *self._layers]
+        self._names = [name for name in order if name in known] or known
         self._owners = {}
 
     def bind(self, module: nn.Module | None) -> None:
@@ -62,11 +95,13 @@ class Masks(Mapping[str, Tensor]):
         self._module, self._owners = module, {}
 
     def weight(self, name: str) -> nn.Parameter:
-        """Return a weight of the model, and bring its mask to its device.
+        """Return the parameter of a weight of the model, and bring its mask to its device.
 
         Raises:
             AttributeError: The model has no such parameter any more.
         """
+        if name in self._layers:
+            return self._layers[name].values
         if name not in self._owners:
             assert self._module is not None
             path, _, attribute = name.rpartition(".")
@@ -78,13 +113,13 @@ class Masks(Mapping[str, Tensor]):
         return weight
 
     def weights(self) -> dict[str, nn.Parameter]:
-        """Return all masked weights by name, from a walk through the whole model."""
+        """Return all dense weights with a mask by name, from a walk through the whole model."""
         self._owners = {}
         return {name: self.weight(name) for name in self._masks}
 
     def enforce(self, names: Iterator[str] | Sequence[str] | None = None) -> None:
         """Zero the inactive weights."""
-        for name in self._masks if names is None else names:
+        for name in self._masks if names is None else [name for name in names if name in self._masks]:
             weight = self.weight(name)
             zero_inactive_(weight, self._masks[name])
             self._enforced[name] = _version(weight)
@@ -100,8 +135,11 @@ class Masks(Mapping[str, Tensor]):
         """Give a weight other connections, by their positions; those that become inactive lose their weights.
 
         Returns:
-            The mask of the connections that have changed.
+            The mask of the connections that have changed; of a SparseLinear, the index of each connection in its old
+            values, -1 for one that has grown.
         """
+        if name in self._layers:
+            return self._layers[name].rewire(dropped, grown)
         mask = self._masks[name]
         changed = mask_of(torch.cat([dropped, grown]), mask.shape)
         mask.logical_xor_(changed)  # in place, so that views of it stay true
@@ -114,9 +152,11 @@ class Masks(Mapping[str, Tensor]):
         self.enforce(found)
         return found
 
-    def dead(self, name: str) -> int:
-        """Return how many active connections of a weight are exactly zero."""
-        return int((self._masks[name] & (self.weight(name).detach() == 0)).count_nonzero())
+    def dead(self, module: nn.Module) -> dict[str, int]:
+        """Return how many active connections of each weight of a model are exactly zero."""
+        weights, layers = named_weights(module), sparse_layers(module)
+        zeros = {name: weights[name].detach() == 0 for name in self}
+        return {name: int((each if name in layers else each & self[name]).sum()) for name, each in zeros.items()}
 
     def attach(self, repair: Callable[[], object]) -> None:
         """Have every ``state_dict`` of the model carry the masks in its metadata, which plain PyTorch ignores.
@@ -149,7 +189,7 @@ class Masks(Mapping[str, Tensor]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry the masks, not the model."""
-        return Masks().__dict__ | {"_masks": self._masks}
+        return Masks().__dict__ | {"_masks": self._masks, "_names": list(self._masks)}
 
 
 class StepHook:

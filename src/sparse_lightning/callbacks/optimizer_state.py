@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparse_lightning.functional.csr import carry
+
 
 @torch.no_grad()
 def reset_state(optimizers: Iterable[Optimizer], weight: nn.Parameter, changed: Tensor) -> None:
@@ -20,6 +22,23 @@ def reset_state(optimizers: Iterable[Optimizer], weight: nn.Parameter, changed: 
         for value in optimizer.state.get(weight, {}).values():
             if isinstance(value, Tensor) and value.shape == weight.shape:
                 value.masked_fill_(changed, 0)
+
+
+@torch.no_grad()
+def carry_state(optimizers: Iterable[Optimizer], values: nn.Parameter, source: Tensor, before: int) -> None:
+    """Let the optimizers' state follow the connections of a SparseLinear; those grown have none.
+
+    Args:
+        optimizers: Those whose state is searched for the values.
+        values: The layer's parameter (nnz).
+        source: The index of each connection in the old values, -1 for one that has grown (nnz).
+        before: How many connections there were.
+    """
+    for optimizer in optimizers:
+        state = optimizer.state.get(values, {})
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == (before,):
+                state[key] = carry(value, source)
 
 
 def optimizers_of(known: Iterable[Optimizer], module: nn.Module) -> list[Optimizer]:

@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from sparse_lightning.callbacks.initial import InitialName
+from sparse_lightning.callbacks.initial import InitializationName, InitialName
+from sparse_lightning.callbacks.layout import LayoutName
 from sparse_lightning.callbacks.prune_regrow import PruneRegrow
 from sparse_lightning.callbacks.selection import Patterns, PerLayer
 from sparse_lightning.criteria.base import CountCriterion, GrowthCriterion, PruningCriterion
@@ -49,6 +50,8 @@ class SET(PruneRegrow):
         pruning_early_stop: int = 0,
         optimizer_state: Literal["reset", "keep"] = "reset",
         regrow: bool = False,
+        layout: LayoutName = "masked",
+        initialization: InitializationName = "dense",
         log_topology: bool = True,
         seed: int | None = None,
     ) -> None:
@@ -88,6 +91,8 @@ class RigL(PruneRegrow):
         pruning_early_stop: int = 0,
         optimizer_state: Literal["reset", "keep"] = "reset",
         regrow: bool = True,
+        layout: LayoutName = "masked",
+        initialization: InitializationName = "dense",
         log_topology: bool = True,
         seed: int | None = None,
     ) -> None:
@@ -129,6 +134,8 @@ class SNFS(PruneRegrow):
         pruning_early_stop: int = 0,
         optimizer_state: Literal["reset", "keep"] = "reset",
         regrow: bool = False,
+        layout: LayoutName = "masked",
+        initialization: InitializationName = "dense",
         log_topology: bool = True,
         seed: int | None = None,
     ) -> None:
@@ -167,6 +174,8 @@ class HebbianRegrow(PruneRegrow):
         pruning_early_stop: int = 0,
         optimizer_state: Literal["reset", "keep"] = "reset",
         regrow: bool = False,
+        layout: LayoutName = "masked",
+        initialization: InitializationName = "dense",
         log_topology: bool = True,
         seed: int | None = None,
     ) -> None:
@@ -203,6 +212,8 @@ class RandomRegrow(PruneRegrow):
         pruning_early_stop: int = 0,
         optimizer_state: Literal["reset", "keep"] = "reset",
         regrow: bool = False,
+        layout: LayoutName = "masked",
+        initialization: InitializationName = "dense",
         log_topology: bool = True,
         seed: int | None = None,
     ) -> None:
@@ -240,6 +251,8 @@ class StaticSparse(PruneRegrow):
         pruning_early_stop: int = 0,
         optimizer_state: Literal["reset", "keep"] = "reset",
         regrow: bool = False,
+        layout: LayoutName = "masked",
+        initialization: InitializationName = "dense",
         log_topology: bool = True,
         seed: int | None = None,
     ) -> None:

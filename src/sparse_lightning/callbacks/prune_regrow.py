@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 
 from sparse_lightning.callbacks import compatibility
 from sparse_lightning.callbacks.arguments import build_repr, criterion
-from sparse_lightning.callbacks.initial import InitialName
+from sparse_lightning.callbacks.initial import InitializationName, InitialName
+from sparse_lightning.callbacks.layout import LayoutName
 from sparse_lightning.callbacks.rewiring import Decisions
 from sparse_lightning.callbacks.selection import Patterns, PerLayer, Selection, patterns
 from sparse_lightning.callbacks.sparse_training import SparseTraining
@@ -73,6 +74,11 @@ class PruneRegrow(Callback):
         optimizer_state: ``"reset"`` zeroes the optimizer's state, momentum above all, of connections that were pruned
             or grown; ``"keep"`` leaves it.
         regrow: Whether a connection just pruned may grow again at once; it then keeps its weight.
+        layout: How weights are stored: ``"masked"`` keeps them dense, with zeros; ``"csr"`` replaces Linear layers by
+            :class:`~sparse_lightning.SparseLinear`, which computes on the connections alone; ``"auto"`` does so where
+            it saves time. See :mod:`sparse_lightning.callbacks.layout`.
+        initialization: ``"dense"`` keeps the weights as the model has initialised them; ``"fan_in"`` scales those of
+            fresh layers to each unit's actual number of inputs, without which the signal dies at very low density.
         log_topology: Log each layer's density and grown connections once an epoch.
         seed: Decides the first masks and every random choice after, with the number of the rewiring and the parameter's
             name; None takes that of ``seed_everything``, or 0. PyTorch's random state is neither read nor moved.
@@ -107,6 +113,8 @@ class PruneRegrow(Callback):
         pruning_early_stop: int = 0,
         optimizer_state: Literal["reset", "keep"] = "reset",
         regrow: bool = False,
+        layout: LayoutName = "masked",
+        initialization: InitializationName = "dense",
         log_topology: bool = True,
         seed: int | None = None,
     ) -> None:
@@ -124,12 +132,13 @@ class PruneRegrow(Callback):
         self.every_n_epochs, self.every_n_steps, self.start, self.stop = every_n_epochs, every_n_steps, start, stop
         self.schedule, self.pruning_early_stop, self.optimizer_state = schedule, pruning_early_stop, optimizer_state
         self.regrow, self.log_topology, self.seed = regrow, log_topology, seed
+        self.layout, self.initialization = layout, initialization
         included = None if include is None else patterns("include", include)
         spread = named("distribution", distribution, DENSITIES)
         selection = Selection(density, prune_fraction, included, patterns("exclude", exclude), spread)
         scheduled = named("schedule", schedule, SCHEDULES) if isinstance(schedule, str) else schedule
         self._training = SparseTraining(
-            topology=Topology(selection, initial),
+            topology=Topology(selection, initial, initialization, layout),
             timing=Timing(every_n_epochs, every_n_steps, start, stop, scheduled),
             decisions=Decisions(self.target_counts, self.prune_mask, self.growth_scores, regrow),
             factor=self.fraction_factor,
@@ -180,15 +189,15 @@ class PruneRegrow(Callback):
 
     def dead_connections(self, module: nn.Module) -> dict[str, int]:
         """Return how many active connections of each weight of a model are exactly zero, by parameter name."""
-        return {name: int((mask & (module.get_parameter(name) == 0)).sum()) for name, mask in self.masks.items()}
+        return self._training.topology.masks.dead(module)
 
     def summary(self) -> str:
         """Return a table of the layers, what stays dense and why, and the density of the whole model."""
-        module = self._training.topology.masks.module
-        dead = {} if module is None else self.dead_connections(module)
-        criteria = (repr(self.pruning), repr(self.growth) if self.growth else "none")
-        read = read_at(self._training.statistics.get("coactivation"))
-        return summary_table(self.masks, dead, criteria, read, self._training.topology.dense, module)
+        self._training.receive()
+        topology, criteria = self._training.topology, (repr(self.pruning), repr(self.growth) if self.growth else "none")
+        module, read = topology.masks.module, read_at(self._training.statistics.get("coactivation"))
+        dead = {} if module is None else topology.masks.dead(module)
+        return summary_table(topology.masks.sizes, dead, criteria, read, topology.dense, module)
 
     def __repr__(self) -> str:
         """Return the expression that builds this callback."""
@@ -219,8 +228,10 @@ class PruneRegrow(Callback):
     # Lightning's hooks.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse strategies that shard weights."""
+        """Refuse strategies that shard weights, and store weights as `layout` says."""
         compatibility.refuse_sharding(trainer)
+        if stage == "fit":
+            self._training.store(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the model sparse, once every layer is built and every checkpoint loaded."""
@@ -260,10 +271,10 @@ class PruneRegrow(Callback):
         """Log each layer's density and grown connections; the first of several callbacks logs for all."""
         every = [each for each in all_of(trainer) if each.log_topology]
         if every and every[0] is self:
-            masks = {name: mask for each in every for name, mask in each.masks.items()}
+            sizes = {name: size for each in every for name, size in each._training.topology.masks.sizes.items()}
             grown = {name: count for each in every for name, count in each._training.rewirings.grown.items()}
             # With a size, which a training step that takes the loader itself does not give.
-            pl_module.log_dict(topology_metrics(masks, grown), sync_dist=trainer.world_size > 1, batch_size=1)
+            pl_module.log_dict(topology_metrics(sizes, grown), sync_dist=trainer.world_size > 1, batch_size=1)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Check the weights that are about to be saved."""
@@ -319,7 +330,7 @@ class PruneRegrow(Callback):
 
     def _settings(self) -> dict[str, str]:
         """What a resumed run has to share with the one before, in words."""
-        names = ("density", "distribution", "include", "exclude", "seed")
+        names = ("density", "distribution", "include", "exclude", "layout", "seed")
         return {name: repr(self._arguments[name]) for name in names} | {
             "growth": repr(self.growth),
             "pruning": repr(self.pruning),

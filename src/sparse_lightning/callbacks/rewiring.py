@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparse_lightning.callbacks.masks import Masks
-from sparse_lightning.criteria.base import LayerView
+from sparse_lightning.criteria.base import CsrLayerView, LayerView
 from sparse_lightning.functional.grow import exchange
 from sparse_lightning.functional.masks import derived_generator, exact_fraction, max_prune_fraction
 
@@ -123,14 +123,12 @@ class Rewirings:
 
     def _view(self, name: str, masks: Masks, regrow: bool, seed: int) -> LayerView:
         fraction = self.due.get(name, Fraction(0))
-        layer = LayerView(
-            name=name,
-            weight=masks.weight(name),
-            mask=masks[name],
-            prune_fraction=fraction,
-            progress=self._progress,
-            generator=derived_generator(seed, self.number, name),
-        )
+        common: Any = {"name": name, "prune_fraction": fraction, "progress": self._progress}
+        common["generator"] = derived_generator(seed, self.number, name)
+        if name in masks.layers:
+            layer: LayerView = CsrLayerView(layer=masks.layers[name], **common)
+        else:
+            layer = LayerView(weight=masks.weight(name), mask=masks[name], **common)
         if not regrow:
             layer.prune_fraction = min(fraction, max_prune_fraction(layer.count, layer.shape.numel()))
         return layer

@@ -13,6 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 from sparse_lightning.functional.checks import expect, is_number, nearest
 from sparse_lightning.functional.densities import Distribution
 from sparse_lightning.functional.masks import exact_fraction
+from sparse_lightning.nn.sparse_linear import named_weights, sparse_layers, weight_shapes
 
 PerLayer = float | Mapping[str, float]
 Patterns = str | Sequence[str]
@@ -42,7 +43,8 @@ class Selection:
     By default the weights of Linear layers, of convolutions and of Hugging Face's Conv1D, those that are trained. Never
     by default, only by a pattern that matches no layer of these: recurrent weights, attention's ``in_proj_weight``,
     embeddings, experts' three-dimensional weights. A weight that a layer shares with an embedding only by a pattern
-    that matches the embedding and no layer. A parameter of one dimension, a bias, only by its whole name.
+    that matches the embedding and no layer. A parameter of one dimension, a bias, only by its whole name. A
+    SparseLinear keeps its own number of connections.
 
     Attributes:
         density: Share of active connections, or shares by pattern.
@@ -95,12 +97,13 @@ class Selection:
         names = [name for name in model.parameters if name in selected - excluded]
         real = [name for name in names if not model.parameters[name].is_complex()]
         chosen = [name for name in real if trained(model.parameters[name]) and name not in model.lazy]
+        known = {**known, **model.connections}
         new = self._counts(model, [name for name in chosen if name not in known])
         counts = {name: new.get(name, known.get(name, 0)) for name in chosen if name in new or name in known}
         dense = dict.fromkeys(chosen, "no pattern of density") | {
             name: "excluded" if name in excluded else "not trained" if not trained(parameter) else model.reason(name)
             for name, parameter in model.parameters.items()
-            if name not in chosen and name not in model.lazy and parameter.dim() > 1
+            if name not in chosen and name not in model.lazy and len(model.shapes[name]) > 1
         }
         custom = tuple(layer for layer in model.custom if any(name.startswith(f"{layer}.") for name in counts))
         return Choice(
@@ -129,7 +132,7 @@ class Selection:
             pairs = [(self.density, list(names))] if names else []
         counts: dict[str, int] = {}
         for density, group in pairs:
-            counts |= self.distribution({name: model.parameters[name].shape for name in group}, float(density))
+            counts |= self.distribution({name: model.shapes[name] for name in group}, float(density))
         for name, count in counts.items():
             if count == 0:
                 raise ValueError(f"Expected a density that leaves {name!r} a connection, got {self.density}")
@@ -140,11 +143,13 @@ class _Inventory:
     """The parameters of a model by what they are."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.parameters = dict(module.named_parameters())
+        self.parameters, self.shapes = named_weights(module), weight_shapes(module)
+        sparse = sparse_layers(module)
+        self.connections = {name: len(layer.values) for name, layer in sparse.items()}
         layers = {name: layer for name, layer in module.named_modules() if _is_layer(layer)}
         self.computed = [name for name, layer in layers.items() if not isinstance(layer.weight, nn.Parameter)]
         self.custom = [name for name, layer in layers.items() if _has_own_forward(layer)]
-        own = {id(layer.weight) for layer in layers.values()}
+        own = {id(layer.weight) for layer in layers.values()} | {id(layer.values) for layer in sparse.values()}
         embedded = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag)}
         self.tied = {name for name, weight in self.parameters.items() if id(weight) in own & embedded}
         self.usual = [name for name, weight in self.parameters.items() if id(weight) in own and name not in self.tied]
@@ -169,8 +174,8 @@ class _Inventory:
         names = [name for name in self.usual if any(matches(each, pattern) for each in self.aliases[name])]
         names = names or [
             name
-            for name, parameter in self.parameters.items()
-            if matches(name, pattern) and (name == pattern or name in self.lazy or parameter.dim() > 1)
+            for name in self.parameters
+            if matches(name, pattern) and (name == pattern or name in self.lazy or len(self.shapes[name]) > 1)
         ]
         if not names and not (computed and any(matches(name, pattern) for name in self.computed)):
             layers = [layer_name(name) for name in self.usual]

@@ -12,10 +12,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sparse_lightning.callbacks import compatibility
-from sparse_lightning.callbacks.averages import only_averages, project_averages
+from sparse_lightning.callbacks.averages import keeps_averages, only_averages, project_averages
 from sparse_lightning.callbacks.handoff import Handoff
 from sparse_lightning.callbacks.masks import StepHook
-from sparse_lightning.callbacks.optimizer_state import optimizers_of, reset_state
+from sparse_lightning.callbacks.optimizer_state import carry_state, optimizers_of, reset_state
 from sparse_lightning.callbacks.rewiring import Decisions, Rewirings, checked_factor
 from sparse_lightning.callbacks.selection import layer_name
 from sparse_lightning.callbacks.statistics import Statistics
@@ -69,11 +69,18 @@ class SparseTraining:
         if self.topology.begin(module, optimizers_of(optimizers, module), self.current_seed(), loaded):
             self.restart()
 
+    def store(self, trainer: Trainer, module: nn.Module) -> None:
+        """Store weights as the layout says, before optimizers are made."""
+        if self.topology.layout != "masked":
+            compatibility.refuse_averages(keeps_averages(trainer))
+            self.sparsify(module, loaded=trainer.ckpt_path is not None and not self._resumed)
+            self.topology.store(module)
+
     def begin(self, trainer: Trainer, module: nn.Module) -> None:
         """Make the model sparse, once every layer is built and every checkpoint loaded."""
         self.sparsify(module, trainer.optimizers, loaded=trainer.ckpt_path is not None and not self._resumed)
         self._trainer = trainer
-        project_averages(trainer, module, self.topology.masks, list(self.topology.masks))
+        project_averages(trainer, module, self.topology.masks.stored)
 
     def attach(self, trainer: Trainer, module: nn.Module) -> None:
         """Attach to optimizers and statistics, and bring onto the masks whatever was made anew since `begin`."""
@@ -89,7 +96,7 @@ class SparseTraining:
         self._attach_statistics(module)
         self._hook.attach(self._names_held_by, self._after_step)
         self.topology.masks.attach(self.topology.repair)
-        compatibility.refuse_different_ranks(trainer, self.topology.masks)
+        self._refuse_different_ranks(trainer)
 
     def end(self) -> None:
         """Check the weights, and detach. The next fit begins with the rewiring that the last epoch did not get."""
@@ -129,6 +136,11 @@ class SparseTraining:
             self._extend(module)
         self._keep_on_masks()
         self.clock.begin_batch(batch_idx)
+        self._rewire_if_due(trainer, should_rewire)
+        for name, layer in self.topology.masks.layers.items():
+            layer.record_gradient(self.reads_gradient and name in self.rewirings.due)
+
+    def _rewire_if_due(self, trainer: Trainer, should_rewire: Callable[[], bool]) -> None:
         now = self.now(trainer)
         if now == self._now:
             return
@@ -190,16 +202,24 @@ class SparseTraining:
         trained = [*optimizers, *(self._trainer.optimizers if self._trainer is not None else ())]
         known = optimizers_of([*trained, *self._optimizers.values()], masks.module) if masks.module else trained
         for name, dropped, grown in self.rewirings.run(list(names), masks, self.decisions, self.current_seed()):
-            changed = masks.move(name, dropped, grown)
+            before = masks.weight(name).numel()
+            moved = masks.move(name, dropped, grown)
             changed_names.append(name)
-            if self.reset_optimizers:
-                reset_state(known, masks.weight(name), changed)
+            if name in masks.layers:
+                carry_state(known, masks.weight(name), moved, before)
+            elif self.reset_optimizers:
+                reset_state(known, masks.weight(name), moved)
         if self._trainer is not None and masks.module is not None and changed_names:
-            project_averages(self._trainer, masks.module, masks, changed_names)
+            changed = {name: masks.stored[name] for name in changed_names if name in masks.stored}
+            project_averages(self._trainer, masks.module, changed)
         if not self.rewirings.due:
             self.statistics.reset()
             if self._trainer is not None:
-                compatibility.refuse_different_ranks(self._trainer, masks)
+                self._refuse_different_ranks(self._trainer)
+
+    def _refuse_different_ranks(self, trainer: Trainer) -> None:
+        if trainer.world_size > 1:
+            compatibility.refuse_different_ranks(trainer, self.topology.masks.fingerprints)
 
     def now(self, trainer: Trainer) -> int:
         """Return the epoch, or the number of steps taken."""
@@ -254,6 +274,8 @@ class SparseTraining:
         if self.rewirings.due and self.reads_gradient:
             ready = [name for name in names if _has_finite_gradient(self.topology.masks.weight(name))]
             self.rewire([name for name in ready if name in self.rewirings.due])
+            for name in set(names).intersection(self.topology.masks.layers):
+                self.topology.masks.layers[name].record_gradient(False)
 
     def _extend(self, module: nn.Module) -> None:
         """Take in weights that have begun to be trained."""
@@ -294,7 +316,7 @@ class SparseTraining:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
-        compatibility.refuse_other_layers(self.topology.masks, state["masks"])
+        compatibility.refuse_other_layers(self.topology.masks.stored, state["masks"])
         self.topology.load_state_dict(state["masks"])
         self.statistics.load_state_dict(state["statistics"])
         self.rewirings.load_state_dict(state["rewirings"])

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from sparse_lightning.callbacks.selection import layer_name
 from sparse_lightning.criteria.base import Statistic
 from sparse_lightning.criteria.coactivation import CoactivationTracker
+from sparse_lightning.nn.sparse_linear import weight_shapes
+
+Sizes = Mapping[str, tuple[int, torch.Size]]
 
 
 def summary_table(
-    masks: Mapping[str, Tensor],
+    sizes: Sizes,
     dead: Mapping[str, int],
     criteria: Sequence[str],
     read_at: Mapping[str, str],
@@ -20,7 +24,7 @@ def summary_table(
     """Return a table of the sparse weights, what stays dense and why, and the density of the whole model.
 
     Args:
-        masks: The masks by parameter name.
+        sizes: The number of active connections and the shape of each sparse weight, by parameter name.
         dead: How many active connections of each weight are exactly zero.
         criteria: The pruning and the growth criterion, in words.
         read_at: At which module the activity of each weight's output units is read.
@@ -28,10 +32,10 @@ def summary_table(
         module: The model, None before its setup.
     """
     heads = ("parameter", "shape", "active", "of", "density", "dead", "pruning", "growth", "activity read at")
-    counts = {name: (int(mask.count_nonzero()), mask.numel()) for name, mask in masks.items()}
+    counts = {name: (active, shape.numel()) for name, (active, shape) in sizes.items()}
     rows = [
-        (name, shape_of(mask), *shares(*counts[name]), f"{dead.get(name, 0):,}", *criteria, read_at.get(name, ""))
-        for name, mask in masks.items()
+        (name, shape_of(shape), *shares(*counts[name]), f"{dead.get(name, 0):,}", *criteria, read_at.get(name, ""))
+        for name, (_, shape) in sizes.items()
     ]
     active, size = (sum(column) for column in zip((0, 0), *counts.values(), strict=True))
     rows.append(("all", "", *shares(active, size), f"{sum(dead.values()):,}", "", "", ""))
@@ -40,9 +44,9 @@ def summary_table(
         listed = {reason: [layer_name(name) for name in dense if dense[name] == reason] for reason in dense.values()}
         lines += ["", "Dense: " + "; ".join(f"{', '.join(names)} ({reason})" for reason, names in listed.items())]
     if module is not None:
-        sizes = [parameter.numel() for parameter in module.parameters()]
-        whole = sum(sizes) - size + active
-        lines.append(f"Of all {sum(sizes):,} parameters, {whole:,} are active: {whole / max(sum(sizes), 1):.4f}")
+        all_sizes = sum(shape.numel() for shape in weight_shapes(module).values())
+        whole = all_sizes - size + active
+        lines.append(f"Of all {all_sizes:,} parameters, {whole:,} are active: {whole / max(all_sizes, 1):.4f}")
     return "\n".join(lines)
 
 
@@ -51,12 +55,14 @@ def read_at(statistic: Statistic | None) -> Mapping[str, str]:
     return statistic.read_at if isinstance(statistic, CoactivationTracker) else {}
 
 
-def topology_metrics(masks: Mapping[str, Tensor], grown: Mapping[str, int]) -> dict[str, float]:
+def topology_metrics(sizes: Sizes, grown: Mapping[str, int]) -> dict[str, float]:
     """Return density and connections grown at the last rewiring, of each layer and of all together."""
-    active = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
-    metrics = {f"topology/density/{layer_name(name)}": active[name] / mask.numel() for name, mask in masks.items()}
-    metrics |= {f"topology/grown/{layer_name(name)}": float(grown.get(name, 0)) for name in masks}
-    metrics["topology/density/all"] = sum(active.values()) / max(sum(mask.numel() for mask in masks.values()), 1)
+    whole = sum(active for active, _ in sizes.values()), sum(shape.numel() for _, shape in sizes.values())
+    metrics = {
+        f"topology/density/{layer_name(name)}": active / shape.numel() for name, (active, shape) in sizes.items()
+    }
+    metrics |= {f"topology/grown/{layer_name(name)}": float(grown.get(name, 0)) for name in sizes}
+    metrics["topology/density/all"] = whole[0] / max(whole[1], 1)
     metrics["topology/grown/all"] = float(sum(grown.values()))
     return metrics
 
@@ -82,6 +88,6 @@ def shares(active: int, size: int) -> tuple[str, str, str]:
     return f"{active:,}", f"{size:,}", f"{active / max(size, 1):.4f}"
 
 
-def shape_of(tensor: Tensor) -> str:
+def shape_of(shape: Sequence[int]) -> str:
     """Return a shape in words, such as 10x784."""
-    return "x".join(map(str, tensor.shape))
+    return "x".join(map(str, shape))

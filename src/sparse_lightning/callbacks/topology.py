@@ -11,11 +11,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparse_lightning.callbacks.averages import parameters_of_averages
-from sparse_lightning.callbacks.initial import InitialName, first_mask, has_topology, looks_trained, resolved
+from sparse_lightning.callbacks.initial import (
+    InitializationName,
+    InitialName,
+    fan_in_scale,
+    first_mask,
+    has_topology,
+    looks_trained,
+    resolved,
+)
+from sparse_lightning.callbacks.layout import LayoutName, store_as_csr
 from sparse_lightning.callbacks.masks import Masks, is_off
 from sparse_lightning.callbacks.optimizer_state import trained_by
 from sparse_lightning.callbacks.selection import Choice, Selection, layer_name
 from sparse_lightning.functional.checks import expect, named
+from sparse_lightning.functional.masks import positions_of
+from sparse_lightning.nn.sparse_linear import named_weights, sparse_layers, weight_shapes
 
 
 class Topology:
@@ -25,10 +36,23 @@ class Topology:
         selection: Which weights are trained sparse.
         initial: Where their first connections come from; see :func:`~sparse_lightning.callbacks.initial.first_mask`;
             or masks by parameter name.
+        initialization: Whether fresh weights are scaled to each unit's actual fan-in.
+        layout: How weights are stored; see :mod:`sparse_lightning.callbacks.layout`.
     """
 
-    def __init__(self, selection: Selection, initial: InitialName | Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        selection: Selection,
+        initial: InitialName | Mapping[str, Tensor],
+        initialization: InitializationName = "dense",
+        layout: LayoutName = "masked",
+    ) -> None:
         self.selection = selection
+        self.initialization: InitializationName = initialization
+        self.layout: LayoutName = layout
+        named("initialization", initialization, dict.fromkeys(get_args(InitializationName)))
+        named("layout", layout, dict.fromkeys(get_args(LayoutName)))
+        self._stored: set[str] = set()
         self.masks = Masks()
         self.dense: Mapping[str, str] = {}
         self._given: set[str] = set()
@@ -82,14 +106,18 @@ class Topology:
         Returns:
             Whether masks from before were replaced.
         """
-        parameters = dict(module.named_parameters())
+        parameters, shapes, layers = named_weights(module), weight_shapes(module), sparse_layers(module)
         for name in self._given:
-            shapes = [list(each[name].shape) if name in each else None for each in (parameters, self.masks)]
-            expect(
-                shapes[0] == shapes[1], f"a mask to start {name!r} from of the weight's shape {shapes[0]}", shapes[1]
-            )
-        replaced = [name for name in self.masks if not self._agrees(name, parameters.get(name))]
-        self.masks.replace({name: mask for name, mask in self.masks.items() if name not in replaced})
+            ours, own = list(self.masks[name].shape), list(shapes[name]) if name in shapes else None
+            expect(ours == own, f"a mask to start {name!r} from of the weight's shape {own}", ours)
+            if name in layers:
+                layers[name].set_positions(positions_of(self.masks[name]).to(layers[name].values.device))
+        replaced = [
+            name
+            for name in self.masks.stored
+            if name not in layers and not self._agrees(name, parameters.get(name), shapes.get(name))
+        ]
+        self.masks.replace({name: mask for name, mask in self.masks.stored.items() if name not in replaced})
         self._given = set()
         self._trained = loaded or looks_trained(module)
         self.extend(module, optimizers, seed)
@@ -102,9 +130,10 @@ class Topology:
         Returns:
             Their names.
         """
-        parameters = dict(module.named_parameters())
-        known = {name: mask for name, mask in self.masks.items() if _fits(mask, parameters.get(name))}
+        parameters, shapes, layers = named_weights(module), weight_shapes(module), sparse_layers(module)
+        known = {name: mask for name, mask in self.masks.stored.items() if shapes.get(name) == mask.shape}
         choice = self.choose(module, optimizers, {name: int(mask.count_nonzero()) for name, mask in known.items()})
+        self._refuse_untrained(layers, choice)
         if not (choice.counts or choice.pending or self.masks or "not trained" in choice.dense.values()):
             raise ValueError(
                 "Expected a model with trainable Linear or convolution layers, got "
@@ -115,16 +144,26 @@ class Topology:
         new = {
             name: first_mask(name, parameters[name].detach(), count, seed, self._initial, self._trained)
             for name, count in choice.counts.items()
-            if name not in known
+            if name not in known and name not in layers
         }
-        chosen = Counter(resolved(self._initial, parameters[name].detach(), self._trained) for name in new)
-        ways = [f"{way} for {count} {'trained ' if self._trained else ''}weights" for way, count in chosen.items()]
-        self.masks.replace(known | new, order=list(parameters))
+        ways = {name: resolved(self._initial, parameters[name].detach(), self._trained) for name in new}
+        chosen_layers = {name: layer for name, layer in layers.items() if name in choice.counts}
+        self.masks.replace(known | new, chosen_layers, order=list(parameters))
         self.masks.bind(module)
         self.masks.enforce(list(new))
+        self._scale_fresh([name for name in new if ways[name] == "random"])
         if new:
-            rank_zero_info(f"The first connections are chosen by initial={self._initial!r}: {', '.join(ways)}.")
+            trained = "trained " if self._trained else ""
+            counted = [f"{way} for {count} {trained}weights" for way, count in Counter(ways.values()).items()]
+            rank_zero_info(f"The first connections are chosen by initial={self._initial!r}: {', '.join(counted)}.")
         return list(new)
+
+    def store(self, module: nn.Module) -> None:
+        """Store the weights as `layout` says, before optimizers are made."""
+        store_as_csr(module, self.masks.stored, self.layout)
+        self._stored = set(sparse_layers(module))
+        layers = {name: layer for name, layer in sparse_layers(module).items() if name in self.masks}
+        self.masks.replace(self.masks.stored, layers, order=list(self.masks))
 
     def waits_for(self, module: nn.Module, optimizer: Optimizer) -> bool:
         """Return whether an optimizer holds weights that may have to be given masks, or lazy ones are awaited."""
@@ -156,9 +195,23 @@ class Topology:
             )
         return found
 
-    def _agrees(self, name: str, weight: Tensor | None) -> bool:
+    @torch.no_grad()
+    def _scale_fresh(self, names: Collection[str]) -> None:
+        """Scale weights that were initialised for dense layers to each unit's actual number of inputs."""
+        for name in names if self.initialization == "fan_in" else ():
+            self.masks.weight(name).mul_(fan_in_scale(self.masks[name]))
+
+    def _refuse_untrained(self, layers: Collection[str], choice: Choice) -> None:
+        untrained = [layer_name(name) for name in layers if name in self._stored and name not in choice.counts]
+        if untrained:
+            raise ValueError(
+                f"Expected an optimizer for {', '.join(untrained)}, got none: exclude them, since "
+                f"layout={self.layout!r} replaces layers before there are optimizers"
+            )
+
+    def _agrees(self, name: str, weight: Tensor | None, shape: torch.Size | None) -> bool:
         mask = self.masks[name]
-        if weight is None or not _fits(mask, weight):
+        if weight is None or shape != mask.shape:
             return False
         return not is_off(weight, mask.to(weight.device)) or (name in self._given and not has_topology(weight))
 
@@ -172,14 +225,10 @@ class Topology:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the masks."""
-        return {name: mask.clone() for name, mask in self.masks.items()}
+        """Return the masks of dense weights; other layers have their connections in the model's state."""
+        return {name: mask.clone() for name, mask in self.masks.stored.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take the masks of a checkpoint."""
-        self.masks.replace({name: mask.clone() for name, mask in state.items()})
+        self.masks.replace({name: mask.clone() for name, mask in state.items()}, self.masks.layers)
         self._given = set()
-
-
-def _fits(mask: Tensor, weight: Tensor | None) -> bool:
-    return weight is not None and weight.shape == mask.shape

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparse_lightning.functional.masks import mask_of, positions_of
+from sparse_lightning.nn.sparse_linear import SparseLinear
 
 
 class LayerView:
@@ -50,8 +51,11 @@ class LayerView:
         progress: Fraction,
         generator: torch.Generator,
     ) -> None:
-        self.name, self._weight, self._mask = name, weight, mask
-        self.prune_fraction, self.progress, self.generator = prune_fraction, progress, generator
+        self._weight, self._mask = weight, mask
+        self._begin(name, prune_fraction, progress, generator)
+
+    def _begin(self, name: str, prune_fraction: Fraction, progress: Fraction, generator: torch.Generator) -> None:
+        self.name, self.prune_fraction, self.progress, self.generator = name, prune_fraction, progress, generator
         self.count = len(self.positions)
         self.pruned = torch.zeros_like(self.positions, dtype=torch.bool)
 
@@ -99,6 +103,56 @@ class LayerView:
     def at_connections(self, tensor: Tensor) -> Tensor:
         """Return the elements of a tensor shaped like the weight that belong to active connections (nnz)."""
         return tensor.flatten().index_select(0, self.positions)
+
+
+class CsrLayerView(LayerView):
+    """The view of a weight that stores its connections alone; what is shaped like the weight is made when asked for."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        layer: SparseLinear,
+        prune_fraction: Fraction,
+        progress: Fraction,
+        generator: torch.Generator,
+    ) -> None:
+        self._layer = layer
+        self._begin(name, prune_fraction, progress, generator)
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """The weight, (out, in)."""
+        return self._layer.weight.detach().to_dense()
+
+    @property
+    def mask(self) -> Tensor:
+        """The active connections before the pruning, boolean, (out, in)."""
+        return mask_of(self.positions, self.shape)
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the weight."""
+        return torch.Size((self._layer.out_features, self._layer.in_features))
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """The active connections as sorted indices into the flattened weight, int64 (nnz)."""
+        return self._layer.positions
+
+    @cached_property
+    def values(self) -> Tensor:
+        """The weights of the active connections (nnz)."""
+        return self._layer.values.detach()
+
+    @cached_property
+    def gradient(self) -> Tensor | None:
+        """The gradient of the last step, of inactive connections too, (out, in), the mean over all ranks."""
+        gradient = self._layer.dense_gradient()
+        if gradient is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(gradient)
+            gradient /= torch.distributed.get_world_size()
+        return gradient
 
 
 class Statistic(Protocol):

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from sparse_lightning.criteria.layer_calls import LayerCall, LayerCalls, is_transposed_linear
 from sparse_lightning.functional.coactivation import add_coactivation_, exact_counts, sample_count
+from sparse_lightning.nn.sparse_linear import named_weights, weight_shapes
 
 
 class CoactivationTracker:
@@ -78,13 +79,13 @@ class CoactivationTracker:
         self.detach()
         self._calls = LayerCalls(module, names, self.read_at_overrides, count_validation=self.count_validation)
         self._module, self._names = module, tuple(names)
+        weights, shapes = named_weights(module), weight_shapes(module)
         for name in names:
             if name not in self._calls.uncountable:
-                weight = module.get_parameter(name).detach()
                 counts = self._counts.get(name)
-                if counts is None or counts.shape != weight.shape:
-                    counts, self.samples[name] = torch.zeros_like(weight, dtype=torch.float32), 0
-                self._counts[name] = counts.to(weight.device)
+                if counts is None or counts.shape != shapes[name]:
+                    counts, self.samples[name] = torch.zeros(shapes[name]), 0
+                self._counts[name] = counts.to(weights[name].device)
 
     def detach(self) -> None:
         """Stop counting; the counts stay."""

@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils.hooks import RemovableHandle
 
 from sparse_lightning.functional.coactivation import activity, is_countable, weight_shape
+from sparse_lightning.nn.sparse_linear import SparseLinear, named_weights
 
 # They keep a value's shape and yet do not tell an active unit: dropout is noise, the others have one sign always.
 _NOT_ACTIVITY = (
@@ -273,7 +274,7 @@ def countable_layers(module: nn.Module, names: Collection[str]) -> dict[str, lis
             attribute = path.rpartition(".")[2] if layer is not owner else attribute
             if id(layer) not in hidden and _is_countable_weight(layer, attribute, parameter):
                 owners.setdefault(id(parameter), []).append((layer, attribute))
-    parameters = dict(module.named_parameters(remove_duplicate=False))
+    parameters = dict(module.named_parameters(remove_duplicate=False)) | named_weights(module)
     return {name: owners.get(id(parameters.get(name)), []) for name in names}
 
 
@@ -291,6 +292,8 @@ def _is_countable_weight(layer: nn.Module, attribute: str, parameter: nn.Paramet
         return False
     if isinstance(layer, nn.MultiheadAttention):
         return attribute in _ATTENTION_WEIGHTS and _is_attention(layer)
+    if isinstance(layer, SparseLinear):
+        return attribute == "values"
     if is_transposed_linear(layer):
         return attribute == "weight"
     return tuple(parameter.shape) == weight_shape(layer)
@@ -350,7 +353,10 @@ def _is_compiled(module: nn.Module) -> bool:
 
 def _may_follow(module: nn.Module) -> bool:
     """Whether a module could be the normalisation or activation after a layer: a leaf with no matrix of its own."""
-    if isinstance(module, (torch.jit.ScriptModule, *_NOT_ACTIVITY)) or next(module.children(), None) is not None:
+    if (
+        isinstance(module, (torch.jit.ScriptModule, SparseLinear, *_NOT_ACTIVITY))
+        or next(module.children(), None) is not None
+    ):
         return False
     return isinstance(module, nn.LayerNorm) or all(map(_is_no_matrix, module.parameters()))
 

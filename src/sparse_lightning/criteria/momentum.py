@@ -6,6 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparse_lightning.nn.sparse_linear import sparse_layers
+
 
 class Momentum:
     """The running mean of each weight's gradient, read from the optimizer's state; nothing is stored twice."""
@@ -18,9 +20,16 @@ class Momentum:
         """Remember which optimizers train the model.
 
         Raises:
-            ValueError: An optimizer that trains one of the weights keeps no momentum.
+            ValueError: An optimizer that trains one of the weights keeps no momentum, or a weight stores its
+                connections alone.
         """
         self._module, self._optimizers = module, optimizers
+        sparse = [name for name in names if name in sparse_layers(module)]
+        if sparse:
+            raise ValueError(
+                f"Expected layout='masked' for {', '.join(sparse)}, got 'csr', which keeps no momentum of inactive "
+                "connections"
+            )
         for name in names:
             weight = module.get_parameter(name)
             groups = [(opt, group) for opt in optimizers for group in opt.param_groups if _contains(group, weight)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparse_lightning.callbacks.masks import METADATA
 from sparse_lightning.callbacks.summary import shape_of, shares, table
+from sparse_lightning.nn.sparse_linear import join_weights, named_weights, sparse_layers
 
 Checkpoint = str | PathLike[str] | Mapping[str, Any]
 
@@ -37,10 +38,10 @@ def topology_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
     {'fc.weight': tensor([[ True, False]])}
     """
     content = _content(checkpoint)
-    if masks := _masks(content):
-        return masks
-    weights = {name: weight for name, weight in _weights(content).items() if weight.dim() > 1}
-    return {name: weight != 0 for name, weight in weights.items() if (weight == 0).any()}
+    stored = {name: weight for name, weight in _tensors(content).items() if weight.layout == torch.sparse_csr}
+    masks = {name: torch.ones_like(weight).to_dense() != 0 for name, weight in stored.items()} | _masks(content)
+    weights = {} if masks else _weights(content)
+    return masks or {name: weight != 0 for name, weight in weights.items() if weight.dim() > 1 and (weight == 0).any()}
 
 
 def sparsity_report(model: nn.Module | Checkpoint, masks: Mapping[str, Tensor] | None = None) -> str:
@@ -60,7 +61,8 @@ def sparsity_report(model: nn.Module | Checkpoint, masks: Mapping[str, Tensor] |
     all               1       4   0.2500   0
     """
     if isinstance(model, nn.Module):
-        found: Mapping[str, Tensor] = dict(model.named_parameters())
+        layers = {name: layer.weight.detach() for name, layer in sparse_layers(model).items()}
+        found: Mapping[str, Tensor] = named_weights(model) | layers
         known = masks or {}
     else:
         content = _content(model)
@@ -69,11 +71,13 @@ def sparsity_report(model: nn.Module | Checkpoint, masks: Mapping[str, Tensor] |
     totals = [0, 0, 0]
     for name, weight in found.items():
         if weight.dim() > 1:
-            nonzero = int(torch.count_nonzero(weight.detach()))
-            given = name in known and known[name].shape == weight.shape
-            active = int(known[name].count_nonzero()) if given else nonzero
+            stored = weight.values() if weight.layout == torch.sparse_csr else weight
+            nonzero = int(torch.count_nonzero(stored.detach()))
+            active = nonzero if stored is weight else stored.numel()
+            if name in known and known[name].shape == weight.shape:
+                active = int(known[name].count_nonzero())
             totals = [total + n for total, n in zip(totals, (active, weight.numel(), active - nonzero), strict=True)]
-            rows.append((name, shape_of(weight), *shares(active, weight.numel()), f"{active - nonzero:,}"))
+            rows.append((name, shape_of(weight.shape), *shares(active, weight.numel()), f"{active - nonzero:,}"))
     rows.append(("all", "", *shares(*totals[:2]), f"{totals[2]:,}"))
     return table(rows)
 
@@ -112,15 +116,20 @@ def _content(checkpoint: Checkpoint) -> Mapping[str, Any]:
 
 
 def _weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The dense tensors with values of a state_dict, or of the one in a checkpoint."""
-    state = content.get("state_dict", content)
-    items = state.items() if isinstance(state, Mapping) else ()
-    weights = {
-        str(name): _comparable(value) for name, value in items if isinstance(value, Tensor) and _has_values(value)
-    }
+    """The tensors of :func:`_tensors`; none are an error."""
+    weights = _tensors(content)
     if not weights:
         raise ValueError("Expected a checkpoint to hold weights by name, got none")
     return weights
+
+
+def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors with values of a state_dict, or of the one in a checkpoint; those of sparse layers are CSR."""
+    state = content.get("state_dict", content)
+    items = {str(name): value for name, value in state.items()} if isinstance(state, Mapping) else {}
+    tensors = {name: value for name, value in items.items() if isinstance(value, Tensor) and _has_values(value)}
+    joined = join_weights(tensors)
+    return {name: _comparable(value) if name in tensors else value for name, value in joined.items()}
 
 
 def _has_values(tensor: Tensor) -> bool:

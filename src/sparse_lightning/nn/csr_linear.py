@@ -45,6 +45,7 @@ def csr_linear(
     transposed: Transposed | None = None,
     *,
     by_feature: bool = False,
+    operands: list[tuple[Tensor, Tensor]] | None = None,
 ) -> Tensor:
     """``inputs @ W^T + bias`` with a sparse W.
 
@@ -56,6 +57,8 @@ def csr_linear(
         layout: Where the connections are; its shape is (out, in).
         transposed: The transposed layout; needed if `inputs` requires a gradient.
         by_feature: Whether the output is stored feature by feature; else it is contiguous.
+        operands: A list to which the backward pass appends the output's gradient (out, batch) and the inputs (in,
+            batch): their product is the gradient of a dense W.
 
     Returns:
         (batch, out).
@@ -64,7 +67,7 @@ def csr_linear(
     >>> csr_linear(torch.tensor([[1., 2.]]), torch.tensor([3., 4.]), torch.tensor([10., 0.]), layout)
     tensor([[16.,  4.]])
     """
-    output: Tensor = _CsrLinear.apply(inputs, values, bias, layout, transposed, by_feature)
+    output: Tensor = _CsrLinear.apply(inputs, values, bias, layout, transposed, by_feature, operands)
     return output.t() if by_feature else output
 
 
@@ -80,10 +83,11 @@ class _CsrLinear(torch.autograd.Function):
         layout: Layout,
         transposed: Transposed | None,
         by_feature: bool,
+        operands: list[tuple[Tensor, Tensor]] | None,
     ) -> Tensor:
         columns = inputs.t().contiguous()
         ctx.save_for_backward(values, columns)
-        ctx.layout, ctx.transposed = layout, transposed
+        ctx.layout, ctx.transposed, ctx.operands = layout, transposed, operands
         ctx.by_feature, ctx.by_sample = by_feature, inputs.is_contiguous()
         output = _multiply(values, columns, layout)
         if bias is not None:
@@ -102,11 +106,13 @@ class _CsrLinear(torch.autograd.Function):
             of_inputs = _multiply(values.index_select(0, permutation), gradient, layout).t()
             # Elementwise functions of tensors stored in two ways take ten times as long as of two stored alike.
             of_inputs = of_inputs.contiguous() if ctx.by_sample else of_inputs
+        if ctx.operands is not None:
+            ctx.operands.append((gradient, columns))
         if ctx.needs_input_grad[1]:
             of_values = _sample(gradient, columns, values, ctx.layout)
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum(1)
-        return of_inputs, of_values, of_bias, None, None, None
+        return of_inputs, of_values, of_bias, None, None, None, None
 
 
 def _multiply(values: Tensor, columns: Tensor, layout: Layout) -> Tensor:

@@ -1,11 +1,13 @@
 """A linear layer that stores, computes and trains its connections alone."""
 
+from collections.abc import Mapping
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sparse_lightning.functional.csr import (
     carry,
@@ -51,14 +53,15 @@ class SparseLinear(nn.Module):
         bias: The bias (out), or None.
         crow_indices: Offsets of the rows (out + 1), int32 where they fit.
         col_indices: Input unit of each connection (nnz), ascending in each row.
+        shape: (out, in), for those who read a ``state_dict``.
 
     Values are initialised as :class:`torch.nn.Linear` does, but for each unit's actual fan-in k: uniformly in
     ±1/sqrt(k). PyTorch's own divides by the number of inputs, connected or not, and in a very sparse network the signal
     dies (Evci et al. 2022, "Gradient flow in sparse neural networks and how lottery tickets win"; they draw from a
     normal distribution of variance 2/k, while this rule is nn.Linear's own at density 1).
 
-    The ``state_dict`` holds values, bias and both indices. Loading one brings its topology, whatever the number of its
-    connections; one that does not fit the layer's size is refused.
+    The ``state_dict`` holds values, bias, both indices and the shape (out, in). Loading one brings its topology,
+    whatever the number of its connections; one that does not fit the layer's size is refused.
 
     Raises:
         ValueError: A size or the topology is out of range, or not exactly one topology is given.
@@ -73,6 +76,7 @@ class SparseLinear(nn.Module):
     values: nn.Parameter
     crow_indices: Tensor
     col_indices: Tensor
+    shape: Tensor
     _crow_transposed: Tensor | None
     _col_transposed: Tensor | None
     _permutation: Tensor | None
@@ -104,10 +108,12 @@ class SparseLinear(nn.Module):
         crow_indices, col_indices = csr_from_positions(positions.to(device), (self.out_features, self.in_features))
         self.register_buffer("crow_indices", crow_indices)
         self.register_buffer("col_indices", col_indices)
+        self.register_buffer("shape", torch.tensor([self.out_features, self.in_features]))
         for name in ("_crow_transposed", "_col_transposed", "_permutation"):
             self.register_buffer(name, None, persistent=False)
         self.values = nn.Parameter(torch.empty(len(col_indices), device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
+        self._operands: list[tuple[Tensor, Tensor]] | None = None
         self.register_load_state_dict_pre_hook(_adopt_topology)  # type: ignore[no-untyped-call]
         self.reset_parameters(generator)
 
@@ -170,7 +176,9 @@ class SparseLinear(nn.Module):
         batch = input if input.dim() == 2 else input.reshape(-1, self.in_features)
         transposed, by_feature = self._transposed() if needed else None, self.transposed_output and input.dim() == 2
         layout = Layout(self.crow_indices, self.col_indices, (self.out_features, self.in_features))
-        output = csr_linear(batch, self.values, self.bias, layout, transposed, by_feature=by_feature)
+        output = csr_linear(
+            batch, self.values, self.bias, layout, transposed, by_feature=by_feature, operands=self._operands
+        )
         return output if input.dim() == 2 else output.view(*input.shape[:-1], self.out_features)
 
     @property
@@ -193,6 +201,20 @@ class SparseLinear(nn.Module):
     def density(self) -> float:
         """The share of connections that are active."""
         return len(self.values) / self._numel
+
+    def record_gradient(self, record: bool = True) -> None:
+        """Keep from now on, in each backward pass, what :meth:`dense_gradient` needs; or stop and drop it."""
+        self._operands = (self._operands or []) if record else None
+
+    def dense_gradient(self) -> Tensor | None:
+        """The gradient of the weight with its inactive connections, (out, in), since :meth:`record_gradient`.
+
+        It takes out x in memory. None if no backward pass was recorded.
+        """
+        if not self._operands:
+            return None
+        products = (gradient @ columns.t() for gradient, columns in self._operands)
+        return torch.stack(list(products)).sum(0) if len(self._operands) > 1 else next(products)
 
     def rewire(self, pruned: Tensor, grown: Tensor, *, grown_values: float | Tensor = 0.0) -> Tensor:
         """Drop connections and grow others, in place; the others keep their values.
@@ -277,6 +299,11 @@ def _adopt_topology(layer: SparseLinear, state: dict[str, Any], prefix: str, *re
     """Before a state is loaded, make the layer's tensors as long as its; a topology that does not fit is an error."""
     errors: list[str] = rest[-1]
     names = ("crow_indices", "col_indices", "values")
+    if f"{prefix}weight" in state:
+        errors.append(
+            f"Expected {prefix}values, the connections of a SparseLinear, got a dense {prefix}weight: load it into the "
+            "dense model, before its layers become SparseLinear"
+        )
     if any(prefix + name not in state for name in names):
         return  # load_state_dict reports what is missing
     crow_indices, col_indices, values = (state[prefix + name] for name in names)
@@ -343,3 +370,72 @@ def store_by_feature(network: nn.Module) -> int:
                 if isinstance(layer, SparseLinear) and isinstance(following, SparseLinear):
                     layer.transposed_output, count = True, count + 1
     return count
+
+
+def sparse_layers(module: nn.Module) -> dict[str, SparseLinear]:
+    """The sparse layers of a model, by the name that their weight would have if it were dense.
+
+    >>> list(sparse_layers(nn.Sequential(nn.Linear(2, 2), SparseLinear(2, 2, 0.5))))
+    ['1.weight']
+    """
+    layers = ((path, each) for path, each in module.named_modules() if isinstance(each, SparseLinear))
+    return {f"{path}.weight" if path else "weight": layer for path, layer in layers}
+
+
+def named_weights(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a model by name, with the values of sparse layers under the name of a dense weight.
+
+    >>> list(named_weights(nn.Sequential(SparseLinear(2, 2, 0.5))))
+    ['0.weight', '0.bias']
+    """
+    names = {id(layer.values): name for name, layer in sparse_layers(module).items()}
+    return {names.get(id(parameter), name): parameter for name, parameter in module.named_parameters()}
+
+
+def weight_shapes(module: nn.Module) -> dict[str, torch.Size]:
+    """The shapes of the parameters of :func:`named_weights`, of sparse layers (out, in).
+
+    >>> weight_shapes(nn.Sequential(SparseLinear(3, 2, 0.5, bias=False)))
+    {'0.weight': torch.Size([2, 3])}
+    """
+    sparse = sparse_layers(module)
+    weights = {name: weight for name, weight in named_weights(module).items() if not is_lazy(weight)}
+    return {name: sparse[name].weight.shape if name in sparse else weight.shape for name, weight in weights.items()}
+
+
+def dense_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state_dict with sparse layers, as the model with ``nn.Linear`` in their place has it.
+
+    Args:
+        state: The ``state_dict`` of a model, such as ``checkpoint["state_dict"]``.
+
+    Returns:
+        The same entries, with a dense ``weight`` (out, in) for each sparse layer; other entries are not copied.
+
+    >>> linear = nn.Linear(3, 2)
+    >>> linear.load_state_dict(dense_state_dict(SparseLinear(3, 2, 0.5).state_dict()))
+    <All keys matched successfully>
+    """
+    joined = join_weights(state)
+    return {name: value if name in state else value.to_dense() for name, value in joined.items()}
+
+
+def join_weights(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``state_dict`` in which each sparse layer has one ``weight``, a CSR tensor (out, in), for its four entries.
+
+    >>> list(join_weights(SparseLinear(3, 2, 0.5).state_dict()))
+    ['weight', 'bias']
+    """
+    joined: dict[str, Any] = {}
+    for name, value in state.items():
+        prefix, last = name[: name.rfind(".") + 1], name.rpartition(".")[2]
+        parts: list[Any] = [state.get(prefix + part) for part in _PARTS]
+        if last not in _PARTS or not all(isinstance(part, Tensor) for part in parts):
+            joined[name] = value
+        elif last == "values":
+            crow_indices, col_indices, values, shape = parts
+            joined[f"{prefix}weight"] = csr_tensor(crow_indices, col_indices, values.detach(), tuple(shape.tolist()))
+    return joined
+
+
+_PARTS = ("crow_indices", "col_indices", "values", "shape")

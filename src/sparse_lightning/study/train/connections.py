@@ -189,7 +189,7 @@ class Connections(Callback):
             for side in ("in", "out"):
                 row, name = degrees(mask, side).cpu().unsqueeze(0), f"{layer}/{side}"
                 self._degrees[name] = torch.cat([self._degrees[name], row]) if name in self._degrees else row
-        epoch, found = trainer.current_epoch, measures(self._turnovers) | self._dead(masks, pl_module)
+        epoch, found = trainer.current_epoch, measures(self._turnovers) | self._dead(masks, trainer, pl_module)
         self.latest = {f"topology/{key}": value for key, value in found.items()}
         for logger in trainer.loggers:  # in one call: `self.log` takes longer than the measuring, and has 32 bits
             logger.log_metrics(self.latest | {"epoch": epoch}, step=trainer.global_step)
@@ -204,20 +204,20 @@ class Connections(Callback):
             np.savez(buffer, **fitting)  # type: ignore[arg-type]
             write(self.folder / DEGREES, buffer.getvalue())
 
-    def _dead(self, masks: Mapping[str, Tensor], module: LightningModule) -> dict[str, float]:
-        weights = {_layer(name): weight.detach() for name, weight in module.named_parameters()}
+    def _dead(self, masks: Mapping[str, Tensor], trainer: Trainer, module: LightningModule) -> dict[str, float]:
+        callbacks = [each for each in trainer.callbacks if isinstance(each, PruneRegrow)]  # type: ignore[attr-defined]
+        counts = {_layer(name): count for each in callbacks for name, count in each.dead_connections(module).items()}
         found: dict[str, float] = {}
-        for layer, mask in masks.items():
-            if layer in weights:
-                dead, active = int((mask & (weights[layer] == 0)).sum()), int(mask.sum())
-                found[f"dead/{layer}"] = dead
-                if 2 * dead > active and layer not in self._warned:
-                    self._warned.add(layer)
-                    warnings.warn(
-                        f"{self.folder.name}: {dead} of the {active} active connections of {layer} are exactly zero: "
-                        "its units, or those before or after, are dead",
-                        stacklevel=2,
-                    )
+        for layer, dead in counts.items():
+            active = int(masks[layer].sum())
+            found[f"dead/{layer}"] = dead
+            if 2 * dead > active and layer not in self._warned:
+                self._warned.add(layer)
+                warnings.warn(
+                    f"{self.folder.name}: {dead} of the {active} active connections of {layer} are exactly zero: "
+                    "its units, or those before or after, are dead",
+                    stacklevel=2,
+                )
         return found | {"dead/all": sum(found.values())}
 
     def state_dict(self) -> dict[str, Any]:

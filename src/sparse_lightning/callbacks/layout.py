@@ -1,0 +1,87 @@
+"""How sparse weights are stored: dense with zeros (masked), or as a SparseLinear's connections alone (csr)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from sparse_lightning.callbacks.selection import layer_name
+from sparse_lightning.nn.sparse_linear import SparseLinear
+
+LayoutName = Literal["masked", "csr", "auto"]
+
+# The highest density at which a training step of a Linear takes less time on its connections than dense, by the number
+# of its weights; measured with scripts/benchmark.py at batches of 128, see docs/benchmarks.md.
+PAYS = ((2**16, 0.05), (2**20, 0.1), (2**63, 0.15))
+
+
+def store_as_csr(module: nn.Module, masks: Mapping[str, Tensor], layout: LayoutName) -> None:
+    """Replace Linear layers by :class:`~sparse_lightning.SparseLinear` with the same weights at their connections.
+
+    Args:
+        module: The model.
+        masks: The masks of its sparse weights, by parameter name.
+        layout: ``"csr"`` replaces every layer of these weights; ``"auto"`` those where that saves time.
+
+    Raises:
+        ValueError: With ``"csr"``, a layer cannot be replaced; each is named with the reason.
+    """
+    reasons = {name: reason for name in masks if (reason := _obstacle(module, name))}
+    if layout == "csr" and reasons:
+        listed = ", ".join(f"{layer_name(name)} ({reason})" for name, reason in reasons.items())
+        raise ValueError(
+            f"Expected layers that can be stored as csr, got {listed}: exclude them, or use layout='auto' or 'masked'"
+        )
+    if layout == "auto":
+        reasons |= {
+            name: f"density {float(mask.float().mean()):.2g}, where dense is faster"
+            for name, mask in masks.items()
+            if name not in reasons and not pays(mask.numel(), int(mask.count_nonzero()))
+        }
+        chosen = [layer_name(name) for name in masks if name not in reasons]
+        dense = [f"{layer_name(name)} ({reason})" for name, reason in reasons.items()]
+        rank_zero_info(f"layout='auto': csr for {_listed(chosen)}; masked for {_listed(dense)}.")
+    for name, mask in masks.items():
+        if name not in reasons:
+            _replace(module, layer_name(name), mask)
+
+
+def pays(size: int, active: int) -> bool:
+    """Return whether a Linear of so many weights, so many of them active, trains faster on its connections.
+
+    >>> pays(1568 * 1568, 24586), pays(100 * 100, 2000)
+    (True, False)
+    """
+    return active <= size * next(density for largest, density in PAYS if size <= largest)
+
+
+def _obstacle(module: nn.Module, name: str) -> str | None:
+    """Why a layer cannot be replaced; None if it can."""
+    path, _, attribute = name.rpartition(".")
+    layer = module.get_submodule(path)
+    if type(layer) is not nn.Linear or attribute != "weight" or not path:
+        return f"a {type(layer).__name__}"
+    owners = [each for each in module.modules() if any(weight is layer.weight for weight in each._parameters.values())]
+    if len(owners) > 1:
+        return "its weight is shared"
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return "it has hooks"
+    return None
+
+
+def _replace(module: nn.Module, path: str, mask: Tensor) -> None:
+    """Put a SparseLinear at every place where a Linear is."""
+    linear = module.get_submodule(path)
+    assert isinstance(linear, nn.Linear)
+    layer = SparseLinear.from_linear(linear, mask)
+    for parent in module.modules():
+        for child, each in parent.named_children():
+            if each is linear:
+                setattr(parent, child, layer)
+                if isinstance(parent, nn.TransformerEncoderLayer):
+                    parent.activation_relu_or_gelu = 0  # evaluates by its layers, not by a kernel for dense weights
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words) or "none"

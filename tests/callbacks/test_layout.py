@@ -1,0 +1,311 @@
+"""Sparse weights stored as their connections alone: the same training as with masks, in any model that allows it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from watching import active
+
+from sparse_lightning import (
+    SET,
+    SNFS,
+    HebbianRegrow,
+    PruneRegrow,
+    RigL,
+    SparseLinear,
+    StaticSparse,
+    dense_state_dict,
+    sparsity_report,
+    topology_of,
+)
+from sparse_lightning.callbacks.layout import pays
+
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGES = torch.randn(192, 12, generator=GENERATOR)
+LABELS = IMAGES[:, :4].argmax(1)
+
+
+def layers() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(12, 40), nn.BatchNorm1d(40), nn.ReLU(), nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 4)
+    )
+
+
+class Net(LightningModule):
+    """A small classifier that begins with the same weights every time."""
+
+    def __init__(self, build: Callable[[], nn.Module] = layers, optimizer: str = "SGD") -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.network = build()
+        self.optimizer = optimizer
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        options = {"momentum": 0.9, "weight_decay": 1e-4} if self.optimizer == "SGD" else {}
+        return getattr(torch.optim, self.optimizer)(self.parameters(), lr=0.05, **options)
+
+
+def fit(model: LightningModule, *callbacks: Callback, epochs: int = 4, ckpt_path: Path | None = None, **options: Any):
+    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = Trainer(max_epochs=epochs, callbacks=list(callbacks), enable_model_summary=False, **settings | options)
+    trainer.fit(model, DataLoader(TensorDataset(IMAGES, LABELS), 32), ckpt_path=ckpt_path)
+    return trainer
+
+
+METHODS = {
+    "set": (SET, {}),
+    "set by steps": (SET, {"every_n_steps": 5, "schedule": "cosine"}),
+    "rigl": (RigL, {"every_n_steps": 5}),
+    "hebbian": (HebbianRegrow, {}),
+    "static": (StaticSparse, {}),
+    "weighted": (PruneRegrow, {"pruning": "weighted_hebbian", "growth": "inverse_hebbian"}),
+    "mixed": (PruneRegrow, {"pruning": "mixed", "initialization": "fan_in"}),
+    "magnitude": (PruneRegrow, {"pruning": "magnitude", "initial": "magnitude", "regrow": True}),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_masks_are_those_of_masked_training_and_weights_equal_up_to_rounding(method):
+    kind, options = METHODS[method]
+    models, callbacks = [], []
+    for layout in ("masked", "csr"):
+        callbacks.append(kind(density=0.3, layout=layout, seed=2, **options))
+        models.append(Net(optimizer="SGD").double())
+        fit(models[-1], callbacks[-1], precision="64-true")
+    masked, csr = callbacks
+    assert masked.rewirings == csr.rewirings >= (0 if method == "static" else 3)
+    assert all(isinstance(models[1].network[place], SparseLinear) for place in (0, 3, 5))
+    assert list(masked.masks) == list(csr.masks)
+    assert all(masked.masks[name].equal(csr.masks[name]) for name in masked.masks)
+    dense = dense_state_dict(models[1].state_dict())
+    assert dense.keys() == models[0].state_dict().keys()
+    for name, tensor in models[0].state_dict().items():
+        torch.testing.assert_close(dense[name], tensor, atol=1e-9, rtol=1e-9)
+    assert masked.dead_connections(models[0]) == csr.dead_connections(models[1])
+    assert masked.summary() == csr.summary()
+
+
+def test_adam_follows_the_connections_too():
+    models = [Net(lambda: nn.Sequential(nn.Linear(12, 30), nn.Tanh(), nn.Linear(30, 4)), "Adam") for _ in range(2)]
+    for layout, model in zip(("masked", "csr"), models, strict=True):
+        fit(model, SET(density=0.3, layout=layout, seed=2))
+    dense = dense_state_dict(models[1].state_dict())
+    for name, tensor in models[0].state_dict().items():
+        torch.testing.assert_close(dense[name], tensor, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+@pytest.mark.parametrize("method", ["set", "rigl", "hebbian"])
+def test_a_resumed_training_gives_the_same_bits(method, tmp_path):
+    kind, options = METHODS[method]
+    straight, callback = Net(), kind(density=0.3, layout="csr", seed=2, **options)
+    save = ModelCheckpoint(tmp_path, "{epoch}", every_n_epochs=1, save_top_k=-1)
+    fit(straight, callback, save, enable_checkpointing=True)
+    resumed, again = Net(), kind(density=0.3, layout="csr", seed=2, **options)
+    fit(resumed, again, save, enable_checkpointing=True, ckpt_path=tmp_path / "epoch=1.ckpt")
+    assert again.rewirings == callback.rewirings
+    for name, tensor in straight.state_dict().items():
+        assert resumed.state_dict()[name].equal(tensor)
+
+
+def test_a_checkpoint_becomes_the_bare_model_by_one_call(tmp_path):
+    model, callback = Net(), SET(density=0.3, distribution="uniform", layout="csr")
+    fit(model, callback).save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    bare = Net()
+    bare.load_state_dict(dense_state_dict(state))
+    torch.testing.assert_close(bare.eval()(IMAGES), model.eval()(IMAGES))
+    assert all(mask.equal(callback.masks[name]) for name, mask in topology_of(tmp_path / "last.ckpt").items())
+    lines = sparsity_report(model).splitlines()
+    assert lines == sparsity_report(state).splitlines()
+    assert lines[1].split()[:5] == ["network.0.weight", "40x12", f"{active(callback.masks)[0]}", "480", "0.3000"]
+
+
+def test_another_layout_than_the_checkpoints_is_refused(tmp_path):
+    fit(Net(), SET(density=0.3)).save_checkpoint(tmp_path / "masked.ckpt")
+    with pytest.raises(RuntimeError, match=r"Expected network\.0\.values, .* got a dense network\.0\.weight"):
+        fit(Net(), SET(density=0.3, layout="csr"), ckpt_path=tmp_path / "masked.ckpt")
+
+
+def test_a_second_fit_goes_on_with_the_topology():
+    model, callback = Net(), StaticSparse(density=0.3, layout="csr")
+    fit(model, callback, epochs=1)
+    before = {name: mask.clone() for name, mask in callback.masks.items()}
+    fit(model, callback, epochs=1)
+    assert all(mask.equal(before[name]) for name, mask in callback.masks.items())
+
+
+def test_sparse_layers_of_the_model_itself_are_rewired_and_keep_their_number_of_connections():
+    model = Net(lambda: nn.Sequential(SparseLinear(12, 50, 0.25), nn.ReLU(), nn.Linear(50, 4)))
+    network, callback = model.network, SET(density=0.5, distribution="uniform")
+    before = network[0].positions
+    fit(model, callback)
+    assert active(callback.masks) == [150, 100]
+    assert not network[0].positions.equal(before)
+    assert isinstance(network[2], nn.Linear)
+
+
+def test_given_masks_are_taken():
+    mask = torch.rand(40, 12) < 0.4
+    for network in (layers, lambda: nn.Sequential(SparseLinear(12, 40, 0.1), nn.ReLU(), nn.Linear(40, 4))):
+        callback = StaticSparse(density=0.3, initial={"network.0.weight": mask}, layout="csr")
+        fit(Net(network), callback, epochs=1)
+        assert callback.masks["network.0.weight"].equal(mask)
+
+
+class Tokens(nn.Module):
+    """Three tokens of four features through a Transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(4, 2, 16, dropout=0.0, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 1), nn.Linear(4, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.encoder(images.view(-1, 3, 4)).mean(1))
+
+
+def test_the_linear_layers_of_a_transformer_are_stored_and_evaluated():
+    models = [Net(Tokens) for _ in range(2)]
+    callbacks = [HebbianRegrow(density=0.5, exclude="*out_proj", seed=1, layout=layout) for layout in ("masked", "csr")]
+    for model, callback in zip(models, callbacks, strict=True):
+        fit(model, callback)
+        model.eval()
+    assert isinstance(models[1].network.encoder.layers[0].linear1, SparseLinear)
+    assert all(callbacks[0].masks[name].equal(callbacks[1].masks[name]) for name in callbacks[0].masks)
+    with torch.no_grad():
+        torch.testing.assert_close(models[1](IMAGES), models[0](IMAGES), atol=1e-4, rtol=1e-4)
+
+
+class Images(nn.Module):
+    """A convolution before a large Linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.wide, self.head = nn.Conv1d(1, 4, 3), nn.Linear(40, 2000), nn.Linear(2000, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(F.relu(self.wide(F.relu(self.conv(images[:, None])).flatten(1))))
+
+
+def test_auto_stores_what_is_faster_and_says_what_not(caplog):
+    model, callback = Net(Images), StaticSparse(density={"*wide": 0.02, "*": 0.5}, layout="auto")
+    with caplog.at_level("INFO"):
+        fit(model, callback, epochs=1)
+    assert isinstance(model.network.wide, SparseLinear)
+    assert isinstance(model.network.head, nn.Linear)
+    assert "layout='auto': csr for network.wide; masked for network.conv (a Conv1d), network.head (density 0.5" in (
+        caplog.text
+    )
+    assert list(callback.masks) == ["network.conv.weight", "network.wide.weight", "network.head.weight"]
+    assert not pays(100 * 784, 15680)
+
+
+class Tied(nn.Module):
+    """Two layers of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(12, 12), nn.Linear(12, 12)
+        self.two.weight = self.one.weight
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.two(self.one(images))[:, :4]
+
+
+class Hooked(nn.Sequential):
+    """A layer that is watched."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(12, 4))
+        self[0].register_forward_hook(lambda *_: None)
+
+
+class Own(nn.Linear):
+    """A Linear of somebody else's."""
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (Images, r"network\.conv \(a Conv1d\)"),
+        (Tied, r"network\.one \(its weight is shared\)"),
+        (Hooked, r"network\.0 \(it has hooks\)"),
+        (lambda: nn.Sequential(Own(12, 4)), r"network\.0 \(a Own\)"),
+    ],
+)
+def test_a_layer_that_cannot_be_stored_is_refused_by_name_with_the_reason(network, reason):
+    with pytest.raises(ValueError, match=rf"Expected layers that can be stored as csr, got {reason}"):
+        fit(Net(network), StaticSparse(density=0.5, layout="csr"))
+
+
+def test_what_csr_cannot_do_is_refused():
+    with pytest.raises(ValueError, match=r"Expected layout='masked' for network\.0\.weight.*got 'csr'"):
+        fit(Net(), SNFS(density=0.3, layout="csr"))
+    with pytest.raises(ValueError, match="Expected layout='masked' beside a callback that averages weights"):
+        fit(Net(), SET(density=0.3, layout="csr"), WeightAveraging())
+    with pytest.raises(ValueError, match="layout to be one of masked, csr, auto, got 'CSR': did you mean 'csr'"):
+        SET(layout="CSR")
+
+
+class HeadOnly(Net):
+    """Its optimizer holds the head alone."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.network[-1].parameters(), 0.1)
+
+
+def test_a_layer_that_no_optimizer_trains_is_refused():
+    with pytest.raises(ValueError, match=r"Expected an optimizer for network\.0, network\.3, got none: exclude them"):
+        fit(HeadOnly(), SET(density=0.3, layout="csr"))
+
+
+@pytest.mark.parametrize("layout", ["masked", "csr"])
+def test_fan_in_scales_fresh_weights_to_their_actual_inputs(layout):
+    plain, scaled = Net(), Net()
+    for model, initialization in ((plain, "dense"), (scaled, "fan_in")):
+        callback = StaticSparse(density=0.3, distribution="uniform", initialization=initialization, layout=layout)
+        fit(model, callback, epochs=1, limit_train_batches=0)
+        fit(model, callback, epochs=1, limit_train_batches=0)  # scaled once only
+    weights = [dense_state_dict(model.state_dict())["network.3.weight"] for model in (plain, scaled)]
+    inputs = (weights[0] != 0).sum(1, keepdim=True)
+    torch.testing.assert_close(weights[1], weights[0] * (40 / inputs).sqrt())
+    loaded = Net()
+    loaded.load_state_dict(dense_state_dict(scaled.state_dict()))
+    again = StaticSparse(density=0.3, distribution="uniform", initialization="fan_in", layout=layout)
+    fit(loaded, again, epochs=1, limit_train_batches=0)
+    assert dense_state_dict(loaded.state_dict())["network.3.weight"].equal(weights[1])
+
+
+def test_memory_goes_with_connections():
+    # A dense weight, mask or score would take 10^10 elements a layer: no machine of a laptop's size could hold one.
+    size, connections = 100_000, 50_000
+    sparse = [
+        SparseLinear(12, size, positions=torch.arange(size) * 12),
+        nn.ReLU(),
+        SparseLinear(size, size, connections / size**2),
+        nn.ReLU(),
+        SparseLinear(size, 4, 0.5),
+    ]
+    model = Net(lambda: nn.Sequential(*sparse))
+    callback = SET(prune_fraction=0.3, every_n_steps=1)
+    before = sparse[2].positions
+    trainer = fit(model, callback, epochs=1, limit_train_batches=2)
+    assert callback.rewirings == 1
+    assert len(sparse[2].positions) == connections
+    assert not sparse[2].positions.equal(before)
+    assert trainer.callback_metrics["topology/density/network.2"] == pytest.approx(connections / size**2)
