@@ -10,7 +10,7 @@ logging   an epoch with all that a run records against one without, in processor
 study     a study's time on one process and on two, and what share of it was training
 memory    a run's peak, against importing the libraries alone
 
-Rows take turns, round by round, in one process and on one thread where not said otherwise, so that what slows the
+Rows take turns, round by round, in one process and on one thread unless a row names more, so that what slows the
 machine slows them all; a ratio is always of two measurements of the same round.
 """
 

@@ -1,33 +1,26 @@
 """The benchmark's arithmetic on made-up measurements, and the command on its smallest part."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
+import benchmark
 import pytest
-from common import ROOT, script
+from benchmarks import steps
+from benchmarks.measuring import Row, measure, summarise, table
+from common import script
 
 
-@pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "scripts" / "benchmark.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def measured(benchmark: ModuleType) -> list[dict[str, object]]:
+def measured() -> list[dict[str, object]]:
     """Two rows over three rounds and two, the second against the first, in records."""
     slow = iter([4.0, 2.0, 9.0])
-    base = benchmark.Row("part", "base", lambda seed, folder: {"seconds": next(slow), "val_acc": 0.5}, 3)
+    base = Row("part", "base", lambda seed, folder: {"seconds": next(slow), "val_acc": 0.5}, 3)
     quick = iter([2.0, 3.0])
-    other = benchmark.Row("part", "other", lambda seed, folder: {"seconds": next(quick), "val_acc": 0.25}, 2, (base,))
-    return benchmark.summarise(benchmark.measure([base, other]))
+    other = Row("part", "other", lambda seed, folder: {"seconds": next(quick), "val_acc": 0.25}, 2, (base,))
+    return summarise(measure([base, other]))
 
 
-def test_medians_are_over_rounds_and_ratios_within_them(benchmark):
-    base, other = measured(benchmark)
+def test_medians_are_over_rounds_and_ratios_within_them():
+    base, other = measured()
     assert base["seconds"] == {"median": 4.0, "min": 2.0, "max": 9.0}
     assert base["ratio"] is None
     assert other["ratio"] == {"median": 1.0, "min": 0.5, "max": 1.5}  # 2 / 4 and 3 / 2
@@ -35,8 +28,8 @@ def test_medians_are_over_rounds_and_ratios_within_them(benchmark):
     assert [each["seconds"] for each in other["measurements"]] == [2.0, 3.0]
 
 
-def test_the_table_has_a_line_for_each_row(benchmark):
-    assert benchmark.table(measured(benchmark)).splitlines() == [
+def test_the_table_has_a_line_for_each_row():
+    assert table(measured()).splitlines() == [
         "| part | seconds | val_acc | ratio | to | rounds |",
         "|---|---|---|---|---|---|",
         "| base | 4 (2 to 9) | 0.5000 |  |  | 3 |",
@@ -44,20 +37,29 @@ def test_the_table_has_a_line_for_each_row(benchmark):
     ]
 
 
+def test_steps_of_every_kind_are_measured_and_drawn(tmp_path: Path):
+    rows = [row for row in steps.step_rows(1, threads=1) if "SparseLab" not in row.name and "20%" not in row.name]
+    records = summarise(measure([row for row in rows if row.part == "step"]))
+    assert {record["name"].split(",")[0] for record in records} == {"dense", "masked", "rewiring"} | {
+        f"csr {density}%" for density in (1, 5, 10)
+    }
+    assert all(record["milliseconds"]["min"] > 0 for record in records)
+    steps.figure(records, tmp_path / "steps.png")
+    assert (tmp_path / "steps.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_the_command_measures_a_part_and_leaves_what_it_found(tmp_path: Path):
-    files = "--json", tmp_path / "found.json", "--figure", tmp_path / "found.png"
-    said = script("benchmark.py", "--quick", "--only", "rewire", *files).stdout
+    printed = script("benchmark.py", "--quick", "--only", "rewire", "--json", tmp_path / "found.json").stdout
     rows = json.loads((tmp_path / "found.json").read_text())["rows"]
     assert [row["name"] for row in rows[:3]] == ["topk, 10^5", "random, 10^5", "hebbian, 10^5"]
     assert all(row["milliseconds"]["min"] > 0 for row in rows)
-    assert "| hebbian, 10^6 |" in said
-    assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+    assert "| hebbian, 10^6 |" in printed
 
 
-def test_a_part_that_there_is_not_is_refused(benchmark, monkeypatch, capsys):
+def test_a_part_that_there_is_not_is_refused(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["benchmark.py", "--only", "epoch,speed"])
     with pytest.raises(SystemExit, match="2"):
         benchmark.main()
-    wanted = "Expected parts among epoch, rewire, startup, logging, study, memory, got 'speed'"
+    wanted = "Expected parts among step, trainer, train.py, epoch, rewire, startup, logging, study, memory, got 'speed'"
     assert wanted in capsys.readouterr().err

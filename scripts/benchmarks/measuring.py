@@ -124,10 +124,13 @@ def milliseconds(work: Callable[[], Any]) -> float:
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Lets a Trainer draw its progress bar and tables, at their full cost, where nobody sees them."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    log = logging.getLogger("lightning.pytorch")
+    before = log.level
+    log.setLevel(logging.ERROR)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+    log.setLevel(before)
 
 
 def quiet_trainer(epochs: int, *callbacks: Callback) -> Trainer:

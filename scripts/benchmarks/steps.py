@@ -183,7 +183,10 @@ def _trainer_steps(seed: int, folder: Path) -> dict[str, float]:
     torch.manual_seed(seed)
     batches = [(torch.randn(128, SIZES[0]), torch.randint(10, (128,)))] * 200
     trainer = quiet_trainer(1, PruneRegrow(density=0.01, exclude="network.6"))
-    return {"milliseconds": milliseconds(lambda: trainer.fit(_Module(), DataLoader(batches, batch_size=None))) / len(batches)}
+    return {
+        "milliseconds": milliseconds(lambda: trainer.fit(_Module(), DataLoader(batches, batch_size=None)))
+        / len(batches)
+    }
 
 
 def figure(records: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -1,6 +1,7 @@
 """Sparse weights stored as their connections alone: the same training as with masks, in any model that allows it."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,22 @@ def test_fan_in_scales_fresh_weights_to_their_actual_inputs(layout):
     again = StaticSparse(density=0.3, distribution="uniform", initialization="fan_in", layout=layout)
     fit(loaded, again, epochs=1, limit_train_batches=0)
     assert dense_state_dict(loaded.state_dict())["network.3.weight"].equal(weights[1])
+
+
+def wide() -> nn.Module:
+    sizes = (12, 300, 300, 300, 4)
+    return nn.Sequential(*[each for pair in pairwise(sizes) for each in (nn.Linear(*pair), nn.ReLU())][:-1])
+
+
+def test_a_signal_that_may_die_is_warned_of_and_fan_in_keeps_it():
+    with pytest.warns(UserWarning, match="the signal may die .* initialization='fan_in' scales them"):
+        fit(Net(wide), StaticSparse(density=0.01, distribution="uniform"), epochs=1, limit_train_batches=1)
+    outputs = []
+    for density, initialization in ((1.0, "dense"), (0.05, "fan_in")):
+        model, callback = Net(wide), StaticSparse(density, distribution="uniform", initialization=initialization)
+        callback.sparsify(model)
+        outputs.append(float(model(IMAGES).detach().std()))
+    assert 0.2 < outputs[1] / outputs[0] < 5
 
 
 def test_memory_goes_with_connections():

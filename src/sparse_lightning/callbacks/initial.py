@@ -1,5 +1,7 @@
 """Where the first connections of a weight come from: drawn, taken from its magnitudes, or from the zeros it has."""
 
+import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -71,6 +73,22 @@ def fan_in_scale(mask: Tensor) -> Tensor:
     inputs = mask.flatten(1).sum(1).clamp(min=1)
     scale = (mask[0].numel() / inputs).sqrt().where(mask.flatten(1).any(1), torch.ones(()))
     return scale.view(-1, *[1] * (mask.dim() - 1))
+
+
+def loses_signal(module: nn.Module, masks: Mapping[str, Tensor]) -> bool:
+    """Return whether a fresh model may let the signal die: its weights were initialised for dense layers.
+
+    Each layer shrinks the signal by the square root of its density; without normalisation layers that multiplies. Below
+    a thousandth in all, a network like 784-1568-1568-1568-10 at 1% density does not learn.
+
+    >>> model, mask = nn.Sequential(*(nn.Linear(100, 100) for _ in range(4))), torch.eye(100).bool()
+    >>> loses_signal(model, {f"{number}.weight": mask for number in range(4)})
+    True
+    """
+    if any("Norm" in type(each).__name__ for each in module.modules()):
+        return False
+    shares = [float(mask.float().mean()) for mask in masks.values() if mask.dim() == 2]
+    return math.prod(shares) ** 0.5 < 1e-3
 
 
 def looks_trained(module: nn.Module) -> bool:

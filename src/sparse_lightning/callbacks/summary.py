@@ -85,7 +85,8 @@ def shares(active: int, size: int) -> tuple[str, str, str]:
     >>> shares(1200, 4800)
     ('1,200', '4,800', '0.2500')
     """
-    return f"{active:,}", f"{size:,}", f"{active / max(size, 1):.4f}"
+    density = active / max(size, 1)
+    return f"{active:,}", f"{size:,}", f"{density:.4f}" if density >= 0.001 or not active else f"{density:.1e}"
 
 
 def shape_of(shape: Sequence[int]) -> str:

@@ -18,6 +18,7 @@ from sparse_lightning.callbacks.initial import (
     first_mask,
     has_topology,
     looks_trained,
+    loses_signal,
     resolved,
 )
 from sparse_lightning.callbacks.layout import LayoutName, store_as_csr
@@ -151,7 +152,7 @@ class Topology:
         self.masks.replace(known | new, chosen_layers, order=list(parameters))
         self.masks.bind(module)
         self.masks.enforce(list(new))
-        self._scale_fresh([name for name in new if ways[name] == "random"])
+        self._initialise(module, {name: mask for name, mask in new.items() if ways[name] == "random"})
         if new:
             trained = "trained " if self._trained else ""
             counted = [f"{way} for {count} {trained}weights" for way, count in Counter(ways.values()).items()]
@@ -196,10 +197,16 @@ class Topology:
         return found
 
     @torch.no_grad()
-    def _scale_fresh(self, names: Collection[str]) -> None:
-        """Scale weights that were initialised for dense layers to each unit's actual number of inputs."""
-        for name in names if self.initialization == "fan_in" else ():
-            self.masks.weight(name).mul_(fan_in_scale(self.masks[name]))
+    def _initialise(self, module: nn.Module, fresh: Mapping[str, Tensor]) -> None:
+        """Scale fresh weights to each unit's actual inputs, or warn where that is needed and not asked for."""
+        if self.initialization == "fan_in":
+            for name, mask in fresh.items():
+                self.masks.weight(name).mul_(fan_in_scale(mask))
+        elif loses_signal(module, fresh):
+            rank_zero_warn(
+                "The weights were initialised for dense layers, and at this density the signal may die on its way "
+                "through the network. initialization='fan_in' scales them to the connections that there are."
+            )
 
     def _refuse_untrained(self, layers: Collection[str], choice: Choice) -> None:
         untrained = [layer_name(name) for name in layers if name in self._stored and name not in choice.counts]
