@@ -5,6 +5,7 @@ trainer   what Lightning adds to a step on connections
 train.py  an epoch of scripts/train.py on three layers of 1568 units at 1%, masked and on connections
 epoch     an epoch of each arm of the study against a hand-written loop, and Lightning as usually written
 rewire    one rewiring of a layer of 10^5 to 10^8 connections against one topk of that size
+checks    what share of a training the callback's checks of its weights take
 startup   from the command to the end of its first training step, against importing the libraries alone
 logging   an epoch with all that a run records against one without, in processor time
 study     a study's time on one process and on two, and what share of it was training
@@ -27,9 +28,9 @@ from benchmarks import steps
 from benchmarks.epochs import epoch_rows, logging_rows
 from benchmarks.measuring import Row, measure, summarise, table
 from benchmarks.processes import memory_rows, startup_rows, study_rows
-from benchmarks.rewirings import rewire_rows
+from benchmarks.rewirings import check_rows, rewire_rows
 
-PARTS = ("step", "trainer", "train.py", "epoch", "rewire", "startup", "logging", "study", "memory")
+PARTS = ("step", "trainer", "train.py", "epoch", "rewire", "checks", "startup", "logging", "study", "memory")
 
 
 def choose_rows(args: argparse.Namespace) -> list[Row]:
@@ -44,6 +45,7 @@ def choose_rows(args: argparse.Namespace) -> list[Row]:
         "train.py": lambda: [] if quick else steps.train_rows(min(rounds, 2)),
         "epoch": lambda: epoch_rows(1, 2, 1, ["hebbian"]) if quick else epoch_rows(rounds, args.epochs, 1),
         "rewire": lambda: rewire_rows(3, 6) if quick else rewire_rows(rounds, 8),
+        "checks": lambda: check_rows(rounds),
         "startup": lambda: startup_rows(rounds),
         "logging": lambda: [] if quick else logging_rows(2 * rounds, args.epochs),
         "study": lambda: [] if quick else study_rows(1 if args.full_study else 2, (1, 2), *sweep),

@@ -32,7 +32,7 @@ class Masks(Mapping[str, Tensor]):
         self._names: list[str] = []
         self._module: nn.Module | None = None
         self._owners: dict[str, tuple[nn.Module, str]] = {}
-        self._enforced: dict[str, tuple[int, int]] = {}
+        self._enforced: dict[str, tuple[int, int] | None] = {}
         self._handle: RemovableHandle | None = None
 
     def __getitem__(self, name: str) -> Tensor:
@@ -129,7 +129,15 @@ class Masks(Mapping[str, Tensor]):
 
         That costs next to nothing where none was changed. Changes through ``.data`` are not counted.
         """
-        self.enforce([name for name in self._masks if _version(self.weight(name)) != self._enforced.get(name)])
+        # Twice in each batch, so without the care of `weight`: one that it has not met yet counts as changed.
+        owners, enforced = self._owners, self._enforced
+        changed = [
+            name
+            for name in self._masks
+            if name not in owners or _version(owners[name][0]._parameters.get(owners[name][1])) != enforced.get(name, 0)
+        ]
+        if changed:
+            self.enforce(changed)
 
     def move(self, name: str, dropped: Tensor, grown: Tensor) -> Tensor:
         """Give a weight other connections, by their positions; those that become inactive lose their weights.
@@ -249,9 +257,13 @@ class StepHook:
 
 def is_off(weight: Tensor, mask: Tensor) -> bool:
     """Return whether an inactive weight is anything but zero; NaN and infinity are."""
-    return bool(torch.where(mask, 0, weight.detach()).any())
+    # Compared as bytes: several times faster on CPUs than as booleans, or by selecting.
+    return bool((weight.detach().bool().view(torch.uint8) > mask.view(torch.uint8)).any())
 
 
-def _version(weight: Tensor) -> tuple[int, int]:
-    """The memory of a weight, and how often it has been changed in place; -1 where PyTorch does not count."""
-    return weight.data_ptr(), -1 if weight.is_inference() else weight._version
+def _version(weight: Tensor | None) -> tuple[int, int] | None:
+    """The memory of a weight, and how often it has been changed in place; None where PyTorch does not count."""
+    try:
+        return None if weight is None else (weight.data_ptr(), weight._version)
+    except RuntimeError:  # of an inference tensor
+        return None
