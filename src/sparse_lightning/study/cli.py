@@ -67,6 +67,8 @@ def command(main: Callable[[], object], conf: Path) -> None:
     except KeyboardInterrupt:
         sys.exit(_stopped())
     except SystemExit as end:
+        if StudyProgress.watch:
+            StudyProgress.watch.stop()
         if StudyProgress.refused is None:
             raise
         sys.exit(f"Error: {explain(StudyProgress.refused, conf)}" if not traceback else end.code)

@@ -8,15 +8,18 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from sparse_lightning.study.train.record import Job, result_of, sentence
+from sparse_lightning.study.train.record import CONFIG, Job, result_of, sentence
 from sparse_lightning.study.train.resume import is_locked
 from sparse_lightning.study.train.run import attempt, job_of, note_failure, objective
 
@@ -50,8 +53,12 @@ def run(cfg: DictConfig) -> float:
 
 def start(job: Job, work: Callable[[Job], None] = attempt) -> BaseProcess:
     """Start a run in a process that does not outlive this one."""
+    return _start(work, job)
+
+
+def _start(work: Callable[[Any], None], argument: Any) -> BaseProcess:
     _CONTEXT.set_forkserver_preload(["sparse_lightning.study.train.training"])
-    process: BaseProcess = _CONTEXT.Process(target=_serve, args=(work, job))
+    process: BaseProcess = _CONTEXT.Process(target=_serve, args=(work, argument))
     with _interrupts_blocked():  # which the fork server and its processes inherit
         process.start()
     return process
@@ -85,18 +92,15 @@ class ProcessLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Train the runs of these overrides, and return their objectives."""
         setup_globals()
-        returns, running = [], dict[BaseProcess, tuple[Job, JobReturn]]()
+        running = dict[BaseProcess, tuple[Job, JobReturn]]()
+        returns = [self._prepare(number, overrides) for number, overrides in enumerate(job_overrides, initial_job_idx)]
+        prepared = [(_job_from(returned), returned) for returned in returns]
+        _refuse_unbuildable([job for job, _ in prepared if job is not None and not (job.folder / CONFIG).exists()])
         try:
-            for number, overrides in enumerate(job_overrides, initial_job_idx):
-                if len(running) >= self.n_jobs:
-                    self._wait(running)
-                returned = self._prepare(number, overrides)
-                returns.append(returned)
-                try:
-                    job = returned.return_value
-                except ValueError as error:  # its configuration cannot be used
-                    _refuse(returned, error)
-                else:
+            for job, returned in prepared:
+                if job is not None:
+                    if len(running) >= self.n_jobs:
+                        self._wait(running)
                     running[start(job)] = job, returned
             while running:
                 self._wait(running)
@@ -122,10 +126,40 @@ class ProcessLauncher(Launcher):
             returned.return_value = objective(job.folder, report.metric, report.mode)
 
 
-def _refuse(returned: JobReturn, error: ValueError) -> None:
-    assert returned.hydra_cfg
-    note_failure(Path(returned.hydra_cfg.hydra.runtime.output_dir), sentence(error))
-    returned.status, returned.return_value = JobStatus.COMPLETED, float("nan")
+def _job_from(returned: JobReturn) -> Job | None:
+    """The job that was prepared, or None if its configuration cannot be used, which is noted in its folder."""
+    try:
+        job: Job = returned.return_value
+    except ValueError as error:
+        assert returned.hydra_cfg
+        note_failure(Path(returned.hydra_cfg.hydra.runtime.output_dir), sentence(error))
+        returned.status, returned.return_value = JobStatus.COMPLETED, float("nan")
+        return None
+    return job
+
+
+def _refuse_unbuildable(jobs: Sequence[Job]) -> None:
+    """End the sweep before its first run, if the model or the sparsity of a job cannot be built."""
+    if jobs:
+        receiver, sender = _CONTEXT.Pipe(duplex=False)
+        process = _start(partial(_send_refusal, sender), jobs)
+        sender.close()
+        with contextlib.suppress(EOFError):  # it crashed: let the runs themselves show why
+            if refusal := receiver.recv():
+                sys.exit(f"Error: {refusal}")
+        process.join()
+
+
+def _send_refusal(sender: Connection, jobs: Sequence[Job]) -> None:
+    from sparse_lightning.study.train.training import refuse_unbuildable
+
+    refusal = ""
+    with contextlib.suppress(Exception):  # any other is for the runs, which note it with its traceback
+        try:
+            refuse_unbuildable(jobs)
+        except ValueError as error:
+            refusal = sentence(error)
+    sender.send(refusal)
 
 
 def cores() -> int:
@@ -133,10 +167,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _serve(work: Callable[[Job], None], job: Job) -> None:
+def _serve(work: Callable[[Any], None], argument: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    work(job)
+    work(argument)
 
 
 def _end_with_parent() -> None:

@@ -5,6 +5,7 @@ import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 
@@ -59,7 +60,7 @@ def build(config: Mapping[str, Any], where: str, kind: type, seed: int | None = 
         given: More arguments, for a class that takes them.
 
     Raises:
-        ValueError: A class cannot be imported, or does not take an argument.
+        ValueError: A class cannot be imported, or does not take an argument, or refuses its value; the key is named.
     """
     for key, nested in _targets(config, where):
         taken = arguments(target(nested, key))
@@ -70,7 +71,12 @@ def build(config: Mapping[str, Any], where: str, kind: type, seed: int | None = 
                 )
     taken = arguments(target(config, where, kind))
     given = {"seed": seed, **given} if seed is not None and "seed" not in config else given
-    return instantiate(config, **{name: value for name, value in given.items() if name in taken})
+    try:
+        return instantiate(config, **{name: value for name, value in given.items() if name in taken})
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):
+            raise ValueError(f"{where}: {error.__cause__}") from error.__cause__
+        raise
 
 
 def _targets(value: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

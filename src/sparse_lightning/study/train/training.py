@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -47,7 +47,7 @@ def train(job: Job) -> None:
         Exception: Whatever training raises.
     """
     _quieten()
-    cfg, folder, first = cast(DictConfig, OmegaConf.create(job.config)), job.folder, is_first()
+    cfg, folder, first = _config(job), job.folder, is_first()
     if cfg.force and first:
         clear(folder)
     recorded = (folder / CONFIG).exists()
@@ -75,6 +75,28 @@ def train(job: Job) -> None:
             sys.exit(1)
 
 
+def refuse_unbuildable(jobs: Sequence[Job]) -> None:
+    """Build the model and the sparsity of every job, without training anything.
+
+    Raises:
+        ValueError: One cannot be built; its key is named.
+    """
+    configs = {OmegaConf.to_yaml(OmegaConf.masked_copy(_config(job), ["model", "sparsity"])) for job in jobs}
+    for cfg in (cast(DictConfig, OmegaConf.create(text)) for text in sorted(configs)):
+        _build_parts(cfg, seed=0)
+
+
+def _build_parts(cfg: DictConfig, seed: int) -> tuple[LightningModule, list[Callback]]:
+    """The model, and the sparsity if there is one."""
+    model: LightningModule = build(cfg.model, "model", LightningModule, seed)
+    chosen = bool(cfg.sparsity.get("_target_"))
+    return model, [build(cfg.sparsity, "sparsity", Callback, seed)] if chosen else []
+
+
+def _config(job: Job) -> DictConfig:
+    return cast(DictConfig, OmegaConf.create(job.config))
+
+
 def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
     """Train what is left, and write the result."""
     folder, settings, metric, mode = job.folder, settings_of(_plain(cfg)), cfg.report.metric, cfg.report.mode
@@ -86,7 +108,7 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
     (folder / ERROR).unlink(missing_ok=True)
     torch.set_num_threads(cfg.threads)
     seed_everything(cfg.seed, verbose=False)
-    model: LightningModule = build(cfg.model, "model", LightningModule, cfg.seed)
+    model, sparsity = _build_parts(cfg, cfg.seed)
     connections = Connections(folder)
     recorder = Recorder(folder, OmegaConf.to_yaml(cfg), settings, metric=metric, mode=mode, connections=connections)
     rows = recorder.table.rows
@@ -102,9 +124,7 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
     board = next((logger for logger in loggers if isinstance(logger, Board)), None)
     if board and path and trained - 1 in rows:  # no metric of this epoch is missing, wherever the run was stopped
         board.log_metrics({name: float(value) for name, value in rows[trained - 1].items() if value})
-    callbacks: list[Callback] = [connections, recorder]
-    if cfg.sparsity.get("_target_"):
-        callbacks.insert(0, build(cfg.sparsity, "sparsity", Callback, cfg.seed))
+    callbacks: list[Callback] = [*sparsity, connections, recorder]
     own_callbacks = (cfg.callbacks or {}).items()
     callbacks += [build(config, f"callbacks.{name}", Callback, cfg.seed) for name, config in own_callbacks]
     if job.alone:
