@@ -40,7 +40,8 @@ def test_the_table_of_two_layers_by_hand():
 
 def test_measures_by_hand():
     sizes = {"one.weight": (1, torch.Size((4,))), "two.weight": (2, torch.Size((2,)))}
-    assert topology_metrics(sizes, {"one.weight": 1}) == {
+    one, two = ({name: sizes[name]} for name in sizes)
+    assert topology_metrics([(one, {"one.weight": 1}), (two, {})]) == {
         "topology/density/one": 0.25,
         "topology/density/two": 1.0,
         "topology/density/all": 0.5,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from sparse_lightning.criteria.base import Criterion
-from sparse_lightning.functional.checks import expect, named
+from sparse_lightning.functional.checks import expect, is_integer, named
 
 C = TypeVar("C", bound=Criterion)
 
@@ -21,6 +21,24 @@ def criterion(argument: str, value: str | C, choices: Mapping[str, type[C]], kin
         return named(argument, value, choices)()
     expect(isinstance(value, kind), f"{argument} to be a name or a {kind.__name__}", value)
     return copy.deepcopy(value)
+
+
+def own_arguments(local: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a constructor, from its ``locals()`` before any other name is bound."""
+    return {name: value for name, value in local.items() if name not in ("self", "__class__")}
+
+
+def check_options(early_stop: Any, optimizer_state: Any, regrow: Any, log_topology: Any, seed: Any) -> None:
+    """Check those arguments of a PruneRegrow that no part of it takes.
+
+    Raises:
+        ValueError: One of them is out of its range.
+    """
+    expect(is_integer(early_stop, 0), "pruning_early_stop of at least 0", early_stop)
+    expect(optimizer_state in ("reset", "keep"), "optimizer_state to be reset or keep", optimizer_state)
+    expect(isinstance(regrow, bool), "regrow to be true or false", regrow)
+    expect(isinstance(log_topology, bool), "log_topology to be true or false", log_topology)
+    expect(seed is None or is_integer(seed), "seed to be an integer or None", seed)
 
 
 def build_repr(owner: object, arguments: Mapping[str, Any]) -> str:

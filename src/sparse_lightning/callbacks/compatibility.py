@@ -65,10 +65,21 @@ def refuse_changed_settings(now: Mapping[str, Any], saved: Mapping[str, Any]) ->
         )
 
 
-def saved_states(states: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the states of PruneRegrow callbacks, of all callbacks' states in a checkpoint."""
-    found = (state for state in states.values() if isinstance(state, dict) and "masks" in state)
-    return [state for state in found if isinstance(state.get("settings"), Mapping)]
+def same_method(now: Mapping[str, Any], states: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the state of the same method under the name of another class, of callbacks' states in a checkpoint.
+
+    Args:
+        now: The settings of this method.
+        states: The states that belong to no callback of the Trainer.
+
+    Raises:
+        ValueError: One of them is of a PruneRegrow with other settings.
+    """
+    found = [state for state in states.values() if isinstance(state, dict) and "masks" in state]
+    found = [state for state in found if isinstance(state.get("settings"), Mapping)]
+    for state in found:
+        refuse_changed_settings(now, state["settings"])
+    return found[0] if found else None
 
 
 def refuse_other_layers(now: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:

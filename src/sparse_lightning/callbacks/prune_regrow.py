@@ -1,22 +1,22 @@
-"""PruneRegrow, the callback: Lightning's hooks, each of which asks whether something is due and calls a part for it."""
+"""PruneRegrow, the callback: its arguments, the methods to override, and what to look at and to do by hand."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparse_lightning.callbacks import compatibility
-from sparse_lightning.callbacks.arguments import build_repr, criterion
+from sparse_lightning.callbacks.arguments import build_repr, check_options, criterion, own_arguments
+from sparse_lightning.callbacks.hooks import SparseTrainingHooks
 from sparse_lightning.callbacks.initial import InitializationName, InitialName
 from sparse_lightning.callbacks.layout import LayoutName
 from sparse_lightning.callbacks.rewiring import Decisions
 from sparse_lightning.callbacks.selection import Patterns, PerLayer, Selection, patterns
 from sparse_lightning.callbacks.sparse_training import SparseTraining
-from sparse_lightning.callbacks.summary import read_at, summary_table, topology_metrics
+from sparse_lightning.callbacks.summary import summary
 from sparse_lightning.callbacks.timing import Timing
 from sparse_lightning.callbacks.topology import Topology
 from sparse_lightning.criteria.base import (
@@ -29,13 +29,13 @@ from sparse_lightning.criteria.base import (
 )
 from sparse_lightning.criteria.growth import GROWTH, GrowthName
 from sparse_lightning.criteria.pruning import PRUNING, PruningName
-from sparse_lightning.functional.checks import expect, is_integer, named
+from sparse_lightning.functional.checks import named
 from sparse_lightning.functional.densities import DENSITIES, DistributionName
 from sparse_lightning.functional.masks import exact_fraction
 from sparse_lightning.functional.schedules import SCHEDULES, Schedule, ScheduleName
 
 
-class PruneRegrow(Callback):
+class PruneRegrow(SparseTrainingHooks):
     """Trains layers of any LightningModule sparse, and prunes and regrows their connections as it trains.
 
     Every so often, between two epochs by default, each layer prunes its weakest connections and grows as many new ones
@@ -93,6 +93,10 @@ class PruneRegrow(Callback):
         Trainer(callbacks=[PruneRegrow(density=0.1, growth="hebbian")]).fit(model)
     """
 
+    every_n_steps: int | None
+    pruning_early_stop: int
+    log_topology: bool
+
     def __init__(
         self,
         density: PerLayer = 0.2,
@@ -118,21 +122,12 @@ class PruneRegrow(Callback):
         log_topology: bool = True,
         seed: int | None = None,
     ) -> None:
-        self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        expect(is_integer(pruning_early_stop, 0), "pruning_early_stop of at least 0", pruning_early_stop)
-        expect(optimizer_state in ("reset", "keep"), "optimizer_state to be reset or keep", optimizer_state)
-        expect(isinstance(regrow, bool), "regrow to be true or false", regrow)
-        expect(isinstance(log_topology, bool), "log_topology to be true or false", log_topology)
-        expect(seed is None or is_integer(seed), "seed to be an integer or None", seed)
+        self._arguments = own_arguments(locals())
+        check_options(pruning_early_stop, optimizer_state, regrow, log_topology, seed)
+        vars(self).update(self._arguments)
         self.growth = None if growth is None else criterion("growth", growth, GROWTH, GrowthCriterion)
         self.pruning = criterion("pruning", pruning, PRUNING, PruningCriterion)
         self.counts = criterion("counts", counts or ConstantCount(), COUNTS, CountCriterion)
-        self.density, self.prune_fraction, self.distribution = density, prune_fraction, distribution
-        self.include, self.exclude, self.initial = include, exclude, initial
-        self.every_n_epochs, self.every_n_steps, self.start, self.stop = every_n_epochs, every_n_steps, start, stop
-        self.schedule, self.pruning_early_stop, self.optimizer_state = schedule, pruning_early_stop, optimizer_state
-        self.regrow, self.log_topology, self.seed = regrow, log_topology, seed
-        self.layout, self.initialization = layout, initialization
         included = None if include is None else patterns("include", include)
         spread = named("distribution", distribution, DENSITIES)
         selection = Selection(density, prune_fraction, included, patterns("exclude", exclude), spread)
@@ -153,7 +148,7 @@ class PruneRegrow(Callback):
     def should_rewire(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         """Return whether to rewire now; asked before each epoch but the first, or after each optimizer step."""
         stopped = 0 < self.pruning_early_stop <= self._training.drops.drops
-        return self._moves() and not stopped and self._training.is_due(trainer)
+        return self._moves and not stopped and self._training.is_due(trainer)
 
     def fraction_factor(self, progress: Fraction) -> float | Fraction:
         """Return the factor on `prune_fraction`, in [0, 1], at a progress in [0, 1] from `start` to `stop`."""
@@ -194,10 +189,8 @@ class PruneRegrow(Callback):
     def summary(self) -> str:
         """Return a table of the layers, what stays dense and why, and the density of the whole model."""
         self._training.receive()
-        topology, criteria = self._training.topology, (repr(self.pruning), repr(self.growth) if self.growth else "none")
-        module, read = topology.masks.module, read_at(self._training.statistics.get("coactivation"))
-        dead = {} if module is None else topology.masks.dead(module)
-        return summary_table(topology.masks.sizes, dead, criteria, read, topology.dense, module)
+        criteria = repr(self.pruning), repr(self.growth) if self.growth else "none"
+        return summary(self._training.topology, self._training.statistics.get("coactivation"), criteria)
 
     def __repr__(self) -> str:
         """Return the expression that builds this callback."""
@@ -225,85 +218,7 @@ class PruneRegrow(Callback):
         self._training.announce(exact_fraction(factor), Fraction(0))
         self._training.rewire(list(self.masks), optimizers)
 
-    # Lightning's hooks.
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse strategies that shard weights, and store weights as `layout` says."""
-        compatibility.refuse_sharding(trainer)
-        if stage == "fit":
-            self._training.store(trainer, pl_module)
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the model sparse, once every layer is built and every checkpoint loaded."""
-        chosen = [each._training.topology.choose(pl_module, trainer.optimizers).counts for each in all_of(trainer)]
-        compatibility.refuse_shared_weights(chosen)
-        if self._moves():
-            self._training.refuse_endless(trainer)
-        self._training.begin(trainer, pl_module)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Attach to optimizers and statistics."""
-        self._training.attach(trainer, pl_module)
-        if self._moves() and type(self).should_rewire is PruneRegrow.should_rewire:
-            self._training.warn_if_never_due(trainer, type(self).__name__)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Rewire where an epoch, or a step, has ended and another begins."""
-        # Not in on_train_epoch_start, which Lightning leaves out when it resumes from the last batch of an epoch.
-        self._training.before_batch(batch_idx, lambda: self.should_rewire(trainer, pl_module))
-
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Let the statistics take in the batch, and check what was changed after the optimizer's step."""
-        self._training.after_batch()
-
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Check the weights before they are validated: here, past all that others do when a validation starts."""
-        if batch_idx == dataloader_idx == 0:
-            self._training.check()
-
-    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Let the statistics take in the batch, if they count validation."""
-        self._training.statistics.count()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log each layer's density and grown connections; the first of several callbacks logs for all."""
-        every = [each for each in all_of(trainer) if each.log_topology]
-        if every and every[0] is self:
-            sizes = {name: size for each in every for name, size in each._training.topology.masks.sizes.items()}
-            grown = {name: count for each in every for name, count in each._training.rewirings.grown.items()}
-            # With a size, which a training step that takes the loader itself does not give.
-            pl_module.log_dict(topology_metrics(sizes, grown), sync_dist=trainer.world_size > 1, batch_size=1)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Check the weights that are about to be saved."""
-        self._training.check()
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that another method or another selection has written."""
-        states, present = checkpoint["callbacks"], {each.state_key for each in all_of(trainer)}
-        if self.state_key not in states:
-            unclaimed = compatibility.saved_states({key: states[key] for key in states if key not in present})
-            for state in unclaimed:
-                compatibility.refuse_changed_settings(self._settings(), state["settings"])
-            if unclaimed:  # the same method under the name of another class
-                self.load_state_dict(unclaimed[0])
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the weights, and detach."""
-        self._training.end()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check once more what others have done at the end of a training."""
-        if stage == "fit":
-            self._training.check_end(pl_module)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no hook behind."""
-        self._training.detach()
-
-    # State: a resumed run equals, to the bit, one that was never interrupted.
+    # What the hooks ask.
 
     @cached_property  # Lightning asks for it at every hook of every step
     def state_key(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -312,21 +227,13 @@ class PruneRegrow(Callback):
         chosen = density if isinstance(density, Mapping) else patterns("include", include or "*")
         return self._generate_state_key(layers=sorted(chosen), exclude=sorted(patterns("", self._arguments["exclude"])))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return masks, statistics, counters and settings; a collective operation when training is distributed."""
-        return self._training.state_dict() | {"settings": self._settings()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint.
-
-        Raises:
-            ValueError: Its weights have other names or shapes than the model's, or its settings are others.
-        """
-        compatibility.refuse_changed_settings(self._settings(), state_dict["settings"])
-        self._training.load_state_dict(state_dict)
-
+    @property
     def _moves(self) -> bool:
         return self.growth is not None or type(self).growth_scores is not PruneRegrow.growth_scores
+
+    @property
+    def _asks_the_clock(self) -> bool:
+        return type(self).should_rewire is PruneRegrow.should_rewire
 
     def _settings(self) -> dict[str, str]:
         """What a resumed run has to share with the one before, in words."""
@@ -336,8 +243,3 @@ class PruneRegrow(Callback):
             "pruning": repr(self.pruning),
             "counts": repr(self.counts),
         }
-
-
-def all_of(trainer: Trainer) -> list[PruneRegrow]:
-    """Return all PruneRegrow callbacks of a Trainer."""
-    return [callback for callback in trainer.callbacks if isinstance(callback, PruneRegrow)]  # type: ignore[attr-defined]

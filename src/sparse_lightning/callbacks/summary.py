@@ -1,16 +1,25 @@
 """What a PruneRegrow shows: the table of its layers, and the measures that it logs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from sparse_lightning.callbacks.selection import layer_name
+from sparse_lightning.callbacks.topology import Topology
 from sparse_lightning.criteria.base import Statistic
 from sparse_lightning.criteria.coactivation import CoactivationTracker
 from sparse_lightning.nn.sparse_linear import weight_shapes
 
 Sizes = Mapping[str, tuple[int, torch.Size]]
+
+
+def summary(topology: Topology, statistic: Statistic | None, criteria: Sequence[str]) -> str:
+    """Return the table of a topology; `statistic` is its coactivation, which shows where activity is read."""
+    masks = topology.masks
+    dead = {} if masks.module is None else masks.dead(masks.module)
+    read_at = statistic.read_at if isinstance(statistic, CoactivationTracker) else {}
+    return summary_table(masks.sizes, dead, criteria, read_at, topology.dense, masks.module)
 
 
 def summary_table(
@@ -50,13 +59,17 @@ def summary_table(
     return "\n".join(lines)
 
 
-def read_at(statistic: Statistic | None) -> Mapping[str, str]:
-    """Return at which module a statistic of coactivation reads the activity of each weight's output units."""
-    return statistic.read_at if isinstance(statistic, CoactivationTracker) else {}
+def topology_metrics(found: Iterable[tuple[Sizes, Mapping[str, int]]]) -> dict[str, float]:
+    """Return density and connections grown at the last rewiring, of each layer and of all together.
 
-
-def topology_metrics(sizes: Sizes, grown: Mapping[str, int]) -> dict[str, float]:
-    """Return density and connections grown at the last rewiring, of each layer and of all together."""
+    Args:
+        found: Of each callback, the sizes of its weights and how many connections each has grown.
+    """
+    sizes: dict[str, tuple[int, torch.Size]] = {}
+    grown: dict[str, int] = {}
+    for own_sizes, own_grown in found:
+        sizes |= own_sizes
+        grown |= own_grown
     whole = sum(active for active, _ in sizes.values()), sum(shape.numel() for _, shape in sizes.values())
     metrics = {
         f"topology/density/{layer_name(name)}": active / shape.numel() for name, (active, shape) in sizes.items()

@@ -1,0 +1,20 @@
+"""The published methods, a file each: PruneRegrow with other defaults, and a card."""
+
+from sparse_lightning.callbacks.presets.hebbian import HebbianRegrow
+from sparse_lightning.callbacks.presets.random import RandomRegrow
+from sparse_lightning.callbacks.presets.rigl import RigL
+from sparse_lightning.callbacks.presets.set import SET
+from sparse_lightning.callbacks.presets.snfs import SNFS
+from sparse_lightning.callbacks.presets.static import StaticSparse
+from sparse_lightning.callbacks.prune_regrow import PruneRegrow
+
+__all__ = ["PRESETS", "SET", "SNFS", "HebbianRegrow", "RandomRegrow", "RigL", "StaticSparse"]
+
+PRESETS: dict[str, type[PruneRegrow]] = {
+    "set": SET,
+    "rigl": RigL,
+    "snfs": SNFS,
+    "hebbian": HebbianRegrow,
+    "random": RandomRegrow,
+    "static": StaticSparse,
+}

@@ -1,0 +1,57 @@
+"""SNFS, with its card. All arguments are PruneRegrow's."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from sparse_lightning.callbacks.arguments import own_arguments
+from sparse_lightning.callbacks.initial import InitializationName, InitialName
+from sparse_lightning.callbacks.layout import LayoutName
+from sparse_lightning.callbacks.prune_regrow import PruneRegrow
+from sparse_lightning.callbacks.selection import Patterns, PerLayer
+from sparse_lightning.criteria.base import CountCriterion, GrowthCriterion, PruningCriterion
+from sparse_lightning.criteria.growth import GrowthName
+from sparse_lightning.criteria.pruning import PruningName
+from sparse_lightning.functional.densities import DistributionName
+from sparse_lightning.functional.schedules import Schedule, ScheduleName
+
+
+class SNFS(PruneRegrow):
+    """Sparse Networks from Scratch, sparse momentum: prune by magnitude, grow where the momentum is largest.
+
+    What it does: after each epoch connections of the smallest magnitude are pruned, and those grow whose absent weight
+    has the largest running mean of its gradient; the fraction falls by half a cosine to zero. When to use it: where
+    single gradients are too noisy for RigL. The optimizer must have momentum.
+
+    Published defaults: prune_fraction 0.5, every epoch, cosine, uniform densities.
+    Source: Dettmers & Zettlemoyer 2019, "Sparse Networks from Scratch: Faster Training without Losing Performance".
+    Differences: connections are redistributed over layers only with ``counts=MomentumRedistribution()``.
+    """
+
+    def __init__(
+        self,
+        density: PerLayer = 0.1,
+        *,
+        prune_fraction: PerLayer = 0.5,
+        growth: GrowthName | GrowthCriterion | None = "momentum",
+        pruning: PruningName | PruningCriterion = "magnitude",
+        counts: CountCriterion | None = None,
+        distribution: DistributionName = "uniform",
+        include: Patterns | None = None,
+        exclude: Patterns = (),
+        initial: InitialName | Mapping[str, Tensor] = "auto",
+        every_n_epochs: int | None = None,
+        every_n_steps: int | None = None,
+        start: int = 0,
+        stop: int | float | None = None,
+        schedule: ScheduleName | Schedule = "cosine",
+        pruning_early_stop: int = 0,
+        optimizer_state: Literal["reset", "keep"] = "reset",
+        regrow: bool = False,
+        layout: LayoutName = "masked",
+        initialization: InitializationName = "dense",
+        log_topology: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(**own_arguments(locals()))

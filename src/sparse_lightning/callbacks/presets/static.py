@@ -1,0 +1,55 @@
+"""StaticSparse, with its card. All arguments are PruneRegrow's."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from sparse_lightning.callbacks.arguments import own_arguments
+from sparse_lightning.callbacks.initial import InitializationName, InitialName
+from sparse_lightning.callbacks.layout import LayoutName
+from sparse_lightning.callbacks.prune_regrow import PruneRegrow
+from sparse_lightning.callbacks.selection import Patterns, PerLayer
+from sparse_lightning.criteria.base import CountCriterion, GrowthCriterion, PruningCriterion
+from sparse_lightning.criteria.growth import GrowthName
+from sparse_lightning.criteria.pruning import PruningName
+from sparse_lightning.functional.densities import DistributionName
+from sparse_lightning.functional.schedules import Schedule, ScheduleName
+
+
+class StaticSparse(PruneRegrow):
+    """A random topology that never moves.
+
+    What it does: the connections drawn at the start stay. When to use it: as the lower bound that any rewiring has to
+    beat.
+
+    Published defaults: ERK densities, as the static baselines of Evci et al. 2020.
+    Source: the same; Mocanu et al. 2018 call it SET's fixed counterpart.
+    """
+
+    def __init__(
+        self,
+        density: PerLayer = 0.1,
+        *,
+        prune_fraction: PerLayer = 0.3,
+        growth: GrowthName | GrowthCriterion | None = None,
+        pruning: PruningName | PruningCriterion = "signed_magnitude",
+        counts: CountCriterion | None = None,
+        distribution: DistributionName = "erk",
+        include: Patterns | None = None,
+        exclude: Patterns = (),
+        initial: InitialName | Mapping[str, Tensor] = "auto",
+        every_n_epochs: int | None = None,
+        every_n_steps: int | None = None,
+        start: int = 0,
+        stop: int | float | None = None,
+        schedule: ScheduleName | Schedule = "constant",
+        pruning_early_stop: int = 0,
+        optimizer_state: Literal["reset", "keep"] = "reset",
+        regrow: bool = False,
+        layout: LayoutName = "masked",
+        initialization: InitializationName = "dense",
+        log_topology: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(**own_arguments(locals()))
