@@ -4,16 +4,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparse_lightning.callbacks.presets import SET, SNFS, HebbianRegrow, RandomRegrow, RigL, StaticSparse
+    from sparse_lightning.callbacks.presets import (
+        ACDC,
+        GMP,
+        MEST,
+        SET,
+        SNFS,
+        GraNet,
+        HebbianRegrow,
+        RandomRegrow,
+        RigL,
+        StaticSparse,
+    )
     from sparse_lightning.callbacks.prune_regrow import PruneRegrow
     from sparse_lightning.criteria.base import (
-        ConstantCount,
         CountCriterion,
         GrowthCriterion,
         LayerView,
         PruningCriterion,
     )
     from sparse_lightning.criteria.coactivation import CoactivationTracker
+    from sparse_lightning.criteria.counts import ConstantCount, GlobalMagnitude, MomentumRedistribution
     from sparse_lightning.criteria.growth import (
         GradientGrowth,
         HebbianGrowth,
@@ -24,12 +35,12 @@ if TYPE_CHECKING:
     from sparse_lightning.criteria.pruning import (
         HebbianPruning,
         InverseHebbianPruning,
+        MagnitudeAndGradientPruning,
         MagnitudePruning,
         MixedPruning,
         SignedMagnitudePruning,
         WeightedHebbianPruning,
     )
-    from sparse_lightning.criteria.redistribution import MomentumRedistribution
     from sparse_lightning.datamodules.mnist import MNISTDataModule
     from sparse_lightning.export.inspection import sparsity_report, topology_of
     from sparse_lightning.models.sparse_mlp import SparseMLP
@@ -38,20 +49,32 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _NAMES = {
-    "callbacks.presets": ("SET", "SNFS", "HebbianRegrow", "RandomRegrow", "RigL", "StaticSparse"),
+    "callbacks.presets": (
+        "ACDC",
+        "GMP",
+        "GraNet",
+        "MEST",
+        "SET",
+        "SNFS",
+        "HebbianRegrow",
+        "RandomRegrow",
+        "RigL",
+        "StaticSparse",
+    ),
     "callbacks.prune_regrow": ("PruneRegrow",),
-    "criteria.base": ("ConstantCount", "CountCriterion", "GrowthCriterion", "LayerView", "PruningCriterion"),
+    "criteria.base": ("CountCriterion", "GrowthCriterion", "LayerView", "PruningCriterion"),
     "criteria.coactivation": ("CoactivationTracker",),
     "criteria.growth": ("GradientGrowth", "HebbianGrowth", "InverseHebbianGrowth", "MomentumGrowth", "RandomGrowth"),
     "criteria.pruning": (
         "HebbianPruning",
         "InverseHebbianPruning",
+        "MagnitudeAndGradientPruning",
         "MagnitudePruning",
         "MixedPruning",
         "SignedMagnitudePruning",
         "WeightedHebbianPruning",
     ),
-    "criteria.redistribution": ("MomentumRedistribution",),
+    "criteria.counts": ("ConstantCount", "GlobalMagnitude", "MomentumRedistribution"),
     "datamodules.mnist": ("MNISTDataModule",),
     "export.inspection": ("sparsity_report", "topology_of"),
     "models.sparse_mlp": ("SparseMLP",),
@@ -60,11 +83,16 @@ _NAMES = {
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
+    "ACDC",
+    "GMP",
+    "MEST",
     "SET",
     "SNFS",
     "CoactivationTracker",
     "ConstantCount",
     "CountCriterion",
+    "GlobalMagnitude",
+    "GraNet",
     "GradientGrowth",
     "GrowthCriterion",
     "HebbianGrowth",
@@ -75,6 +103,7 @@ __all__ = [
     "KWinners",
     "LayerView",
     "MNISTDataModule",
+    "MagnitudeAndGradientPruning",
     "MagnitudePruning",
     "MixedPruning",
     "MomentumGrowth",

@@ -15,8 +15,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from watching import active
 
 from sparse_lightning import (
+    ACDC,
+    GMP,
+    MEST,
     SET,
     SNFS,
+    GraNet,
     HebbianRegrow,
     PruneRegrow,
     RigL,
@@ -75,6 +79,10 @@ METHODS = {
     "static": (StaticSparse, {}),
     "weighted": (PruneRegrow, {"pruning": "weighted_hebbian", "growth": "inverse_hebbian"}),
     "mixed": (PruneRegrow, {"pruning": "mixed", "initialization": "fan_in"}),
+    "gmp": (GMP, {"every_n_steps": 5}),
+    "granet": (GraNet, {"every_n_steps": 5}),
+    "mest": (MEST, {"initial_density": 0.6}),
+    "acdc": (ACDC, {"every_n_steps": 1}),
     "magnitude": (PruneRegrow, {"pruning": "magnitude", "initial": "magnitude", "regrow": True}),
 }
 
@@ -110,7 +118,7 @@ def test_adam_follows_the_connections_too():
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
-@pytest.mark.parametrize("method", ["set", "rigl", "hebbian"])
+@pytest.mark.parametrize("method", ["set", "rigl", "hebbian", "gmp", "granet", "mest", "acdc"])
 def test_a_resumed_training_gives_the_same_bits(method, tmp_path):
     kind, options = METHODS[method]
     straight, callback = Net(), kind(density=0.3, layout="csr", seed=2, **options)

@@ -6,7 +6,7 @@ import torch
 from watching import view
 
 from sparse_lightning import LayerView, PruningCriterion
-from sparse_lightning.criteria.pruning import PRUNING, MixedPruning, SignedMagnitudePruning
+from sparse_lightning.criteria.pruning import PRUNING, MagnitudeAndGradientPruning, MixedPruning, SignedMagnitudePruning
 from sparse_lightning.functional.masks import derived_generator
 from sparse_lightning.functional.prune import lowest, lowest_and_zeros, signed_magnitude, zero_weights
 
@@ -162,6 +162,8 @@ class Counted:
 def prune(pruning: PruningCriterion, layer: LayerView) -> list[list[int]]:
     if "coactivation" in pruning.statistics:
         pruning.statistics = {"coactivation": Counted()}
+    if pruning.reads_gradient:
+        layer.weight.grad = torch.zeros_like(layer.weight)
     found = torch.zeros_like(layer.weight, dtype=torch.int)
     found[layer.mask] = pruning.prune(layer).int()
     return found.tolist()
@@ -172,10 +174,23 @@ def prunes(pruning: PruningCriterion, fraction: float) -> list[list[int]]:
     return prune(pruning, view(WEIGHT, fraction=fraction))[:2]
 
 
-@pytest.mark.parametrize("name", [name for name in PRUNING if name != "magnitude"])
+@pytest.mark.parametrize("name", [name for name in PRUNING if not name.startswith("magnitude")])
 def test_every_criterion_but_magnitude_prunes_all_weights_of_exactly_zero(name):
     mask = torch.tensor([[True, True], [True, True], [True, False], [False, False]])
     assert prune(PRUNING[name](), view(WEIGHT, mask, 0.0)) == [[0, 0], [0, 0], [1, 0], [0, 0]]
+
+
+def test_a_large_gradient_saves_a_small_weight():
+    weight = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    weight.grad = torch.tensor([[0.0, 3.0, -40.0, 0.0]])
+    layer = view(weight, fraction=0.5)
+    assert MagnitudeAndGradientPruning(1.0).prune(layer).tolist() == [True, False, False, True]
+    assert MagnitudeAndGradientPruning(0.0).prune(layer).tolist() == [True, True, False, False]
+    weight.grad = None
+    with pytest.raises(ValueError, match="Expected a gradient to prune by, got none"):
+        MagnitudeAndGradientPruning().prune(layer)
+    with pytest.raises(ValueError, match="Expected factor of at least 0, got -1"):
+        MagnitudeAndGradientPruning(-1)
 
 
 def test_magnitude_prunes_zeros_first_within_its_fraction():

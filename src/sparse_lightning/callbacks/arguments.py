@@ -9,6 +9,7 @@ from sparse_lightning.criteria.base import Criterion
 from sparse_lightning.functional.checks import expect, is_integer, named
 
 C = TypeVar("C", bound=Criterion)
+F = TypeVar("F")
 
 
 def criterion(argument: str, value: str | C, choices: Mapping[str, type[C]], kind: Any) -> C:
@@ -21,6 +22,20 @@ def criterion(argument: str, value: str | C, choices: Mapping[str, type[C]], kin
         return named(argument, value, choices)()
     expect(isinstance(value, kind), f"{argument} to be a name or a {kind.__name__}", value)
     return copy.deepcopy(value)
+
+
+def choice(argument: str, value: str | F, choices: Mapping[str, F]) -> F:
+    """Return a function by its name, or one that is given.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    return named(argument, value, choices) if isinstance(value, str) else value
+
+
+def in_words(value: Any) -> str:
+    """Return a name or a function in words that are the same in every process."""
+    return f"{value.__module__}.{value.__qualname__}" if inspect.isfunction(value) else repr(value)
 
 
 def own_arguments(local: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparse_lightning.callbacks.arguments import build_repr, check_options, criterion, own_arguments
+from sparse_lightning.callbacks.arguments import build_repr, check_options, choice, criterion, in_words, own_arguments
 from sparse_lightning.callbacks.hooks import SparseTrainingHooks
 from sparse_lightning.callbacks.initial import InitializationName, InitialName
 from sparse_lightning.callbacks.layout import LayoutName
@@ -20,19 +20,24 @@ from sparse_lightning.callbacks.summary import summary
 from sparse_lightning.callbacks.timing import Timing
 from sparse_lightning.callbacks.topology import Topology
 from sparse_lightning.criteria.base import (
-    COUNTS,
-    ConstantCount,
     CountCriterion,
     GrowthCriterion,
     LayerView,
     PruningCriterion,
 )
-from sparse_lightning.criteria.growth import GROWTH, GrowthName
+from sparse_lightning.criteria.counts import COUNTS, CountName
+from sparse_lightning.criteria.growth import GROWTH, GrowthName, RandomGrowth
 from sparse_lightning.criteria.pruning import PRUNING, PruningName
 from sparse_lightning.functional.checks import named
 from sparse_lightning.functional.densities import DENSITIES, DistributionName
 from sparse_lightning.functional.masks import exact_fraction
-from sparse_lightning.functional.schedules import SCHEDULES, Schedule, ScheduleName
+from sparse_lightning.functional.schedules import (
+    DENSITY_SCHEDULES,
+    SCHEDULES,
+    DensityScheduleName,
+    Schedule,
+    ScheduleName,
+)
 
 
 class PruneRegrow(SparseTrainingHooks):
@@ -55,7 +60,13 @@ class PruneRegrow(SparseTrainingHooks):
         growth: The growth criterion by name, as a :class:`~sparse_lightning.GrowthCriterion`, or None for a topology
             that never moves.
         pruning: The pruning criterion by name or as a :class:`~sparse_lightning.PruningCriterion`.
-        counts: How many connections each layer has; None keeps their numbers.
+        counts: How many connections each layer has, by name or as a :class:`~sparse_lightning.CountCriterion`; None
+            keeps their numbers, or follows the density's schedule.
+        initial_density: Share of connections that are active at the start, in (0, 1], of each pattern of `density`;
+            from there the number of connections changes at each rewiring and is `density` at the last. None: constant.
+        density_schedule: How it changes: ``"cubic"``, ``"linear"``, ``"sigmoid"``, ``"steps"``, ``"alternating"``, or
+            a function from progress in [0, 1] to how far it has come, in [0, 1]; see
+            :mod:`sparse_lightning.functional.schedules`.
         distribution: How the density spreads over layers; see :mod:`sparse_lightning.functional.densities`.
         include: Globs over parameter or layer names of what to train sparse; None for the default. See
             :class:`~sparse_lightning.callbacks.selection.Selection` for both.
@@ -104,7 +115,9 @@ class PruneRegrow(SparseTrainingHooks):
         prune_fraction: PerLayer = 0.3,
         growth: GrowthName | GrowthCriterion | None = "random",
         pruning: PruningName | PruningCriterion = "signed_magnitude",
-        counts: CountCriterion | None = None,
+        counts: CountName | CountCriterion | None = None,
+        initial_density: float | None = None,
+        density_schedule: DensityScheduleName | Schedule = "cubic",
         distribution: DistributionName = "uniform",
         include: Patterns | None = None,
         exclude: Patterns = (),
@@ -127,19 +140,26 @@ class PruneRegrow(SparseTrainingHooks):
         vars(self).update(self._arguments)
         self.growth = None if growth is None else criterion("growth", growth, GROWTH, GrowthCriterion)
         self.pruning = criterion("pruning", pruning, PRUNING, PruningCriterion)
-        self.counts = criterion("counts", counts or ConstantCount(), COUNTS, CountCriterion)
+        self.counts = criterion("counts", counts or "constant", COUNTS, CountCriterion)
         included = None if include is None else patterns("include", include)
+        way = (
+            named("density_schedule", density_schedule, DENSITY_SCHEDULES)
+            if isinstance(density_schedule, str)
+            else density_schedule
+        )
         spread = named("distribution", distribution, DENSITIES)
-        selection = Selection(density, prune_fraction, included, patterns("exclude", exclude), spread)
-        scheduled = named("schedule", schedule, SCHEDULES) if isinstance(schedule, str) else schedule
+        excluded = patterns("exclude", exclude)
+        selection = Selection(density, prune_fraction, included, excluded, spread, initial_density, way)
+        scheduled = choice("schedule", schedule, SCHEDULES)
+        asked = self.target_counts, self.prune_mask, self.growth_scores
         self._training = SparseTraining(
             topology=Topology(selection, initial, initialization, layout),
             timing=Timing(every_n_epochs, every_n_steps, start, stop, scheduled),
-            decisions=Decisions(self.target_counts, self.prune_mask, self.growth_scores, regrow),
+            decisions=Decisions(*asked, regrow=regrow, redistributes=self.counts.redistributes),
             factor=self.fraction_factor,
             criteria=[each for each in (self.growth, self.pruning, self.counts) if each is not None],
             reset_optimizers=optimizer_state == "reset",
-            reads_gradient=self.growth is not None and self.growth.reads_gradient,
+            reads_gradient=any(each is not None and each.reads_gradient for each in (self.growth, self.pruning)),
             seed=seed,
         )
 
@@ -164,6 +184,8 @@ class PruneRegrow(SparseTrainingHooks):
 
     def growth_scores(self, layer: LayerView) -> Tensor:
         """Return finite numbers shaped like the weight: the inactive connections with the highest ones grow."""
+        if self.growth is None and self._training.topology.selection.initial_density is not None:
+            return RandomGrowth().scores(layer)  # where a dense phase returns, all connections grow
         if self.growth is None:
             raise ValueError("Expected a growth criterion to rewire by, got growth=None")
         return self.growth.scores(layer)
@@ -229,7 +251,8 @@ class PruneRegrow(SparseTrainingHooks):
 
     @property
     def _moves(self) -> bool:
-        return self.growth is not None or type(self).growth_scores is not PruneRegrow.growth_scores
+        scheduled = self._training.topology.selection.initial_density is not None
+        return scheduled or self.growth is not None or type(self).growth_scores is not PruneRegrow.growth_scores
 
     @property
     def _asks_the_clock(self) -> bool:
@@ -237,8 +260,18 @@ class PruneRegrow(SparseTrainingHooks):
 
     def _settings(self) -> dict[str, str]:
         """What a resumed run has to share with the one before, in words."""
-        names = ("density", "distribution", "include", "exclude", "layout", "seed")
+        names = (
+            "density",
+            "initial_density",
+            "density_schedule",
+            "distribution",
+            "include",
+            "exclude",
+            "layout",
+            "seed",
+        )
         return {name: repr(self._arguments[name]) for name in names} | {
+            "density_schedule": in_words(self._arguments["density_schedule"]),
             "growth": repr(self.growth),
             "pruning": repr(self.pruning),
             "counts": repr(self.counts),

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,7 +14,11 @@ from torch import Tensor
 from sparse_lightning.callbacks.masks import Masks
 from sparse_lightning.criteria.base import CsrLayerView, LayerView
 from sparse_lightning.functional.grow import exchange
-from sparse_lightning.functional.masks import derived_generator, exact_fraction, max_prune_fraction
+from sparse_lightning.functional.masks import (
+    derived_generator,
+    exact_fraction,
+)
+from sparse_lightning.functional.prune import at_least
 
 
 @dataclass(frozen=True)
@@ -25,12 +30,14 @@ class Decisions:
         prune: Returns which active connections of a layer to prune.
         scores: Returns how much each connection of a layer deserves to grow.
         regrow: Whether a connection just pruned may grow again.
+        redistributes: Whether the counts share out what all layers prune, each its whole prune fraction.
     """
 
     counts: Callable[[Sequence[LayerView]], dict[str, int]]
     prune: Callable[[LayerView], Tensor]
     scores: Callable[[LayerView], Tensor]
     regrow: bool = False
+    redistributes: bool = False
 
 
 @torch.no_grad()
@@ -53,8 +60,14 @@ def rewire_layers(
     counts = decisions.counts(layers)
     for layer in layers:
         with _naming(layer, number):
-            layer.count = counts.get(layer.name, layer.count)
-            layer.pruned = _among_active(layer, decisions.prune(layer))
+            count = counts.get(layer.name, layer.count)
+            if decisions.redistributes:
+                layer.count = count
+            elif count != layer.count:
+                layer.aim(count, decisions.regrow)
+            pruned = _among_active(layer, decisions.prune(layer))
+            surplus = len(layer.positions) - layer.count
+            layer.pruned = at_least(pruned, surplus, layer.values.abs(), layer.generator)
     for layer in layers:
         with _naming(layer, number):
             scores = decisions.scores(layer)
@@ -81,27 +94,32 @@ class Rewirings:
         number: How many there were.
         grown: How many connections of each weight its last rewiring has grown.
         due: The prune fraction of each weight that waits for its rewiring.
+        counts: The number of connections that a schedule of the density gives each weight at its next rewiring.
     """
 
     def __init__(self) -> None:
         self.number = 0
         self.grown: dict[str, int] = {}
         self.due: dict[str, Fraction] = {}
+        self.counts: dict[str, int] = {}
         self._progress = Fraction(0)
 
-    def announce(self, fractions: Mapping[str, Fraction], progress: Fraction) -> list[str]:
+    def announce(
+        self, fractions: Mapping[str, Fraction], progress: Fraction, counts: Mapping[str, int] = MappingProxyType({})
+    ) -> list[str]:
         """Make a rewiring due.
 
         Args:
             fractions: The prune fraction of each weight that takes part.
             progress: Share of the training that is over, in [0, 1].
+            counts: What a schedule of the density says; weights without an entry keep their number.
 
         Returns:
             The weights that still waited for the rewiring before, which is left out.
         """
         missed = list(self.due)
         self.number += 1
-        self.due, self._progress = dict(fractions), progress
+        self.due, self.counts, self._progress = dict(fractions), dict(counts), progress
         return missed
 
     def run(
@@ -129,19 +147,19 @@ class Rewirings:
             layer: LayerView = CsrLayerView(layer=masks.layers[name], **common)
         else:
             layer = LayerView(weight=masks.weight(name), mask=masks[name], **common)
-        if not regrow:
-            layer.prune_fraction = min(fraction, max_prune_fraction(layer.count, layer.shape.numel()))
+        layer.aim(self.counts.get(name, layer.count), regrow)
         return layer
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state; fractions as pairs of integers."""
         due = {name: list(fraction.as_integer_ratio()) for name, fraction in self.due.items()}
         progress = list(self._progress.as_integer_ratio())
-        return {"number": self.number, "grown": dict(self.grown), "due": due, "progress": progress}
+        counts = {"grown": dict(self.grown), "counts": dict(self.counts)}
+        return {"number": self.number, "due": due, "progress": progress, **counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
-        self.number, self.grown = state["number"], dict(state["grown"])
+        self.number, self.grown, self.counts = state["number"], dict(state["grown"]), dict(state["counts"])
         self.due = {name: Fraction(*pair) for name, pair in state["due"].items()}
         self._progress = Fraction(*state["progress"])
 

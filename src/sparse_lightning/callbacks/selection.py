@@ -13,6 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 from sparse_lightning.functional.checks import expect, is_number, nearest
 from sparse_lightning.functional.densities import Distribution
 from sparse_lightning.functional.masks import exact_fraction
+from sparse_lightning.functional.schedules import DENSITY_SCHEDULES, Schedule
 from sparse_lightning.nn.sparse_linear import named_weights, sparse_layers, weight_shapes
 
 PerLayer = float | Mapping[str, float]
@@ -52,6 +53,8 @@ class Selection:
         include: Patterns to train sparse; None for the default.
         exclude: Patterns to leave dense.
         distribution: How a density spreads over the weights of one pattern.
+        initial_density: Share of active connections at the start, of each pattern; None if the density is constant.
+        density_schedule: How far the density is on its way from there, as a function of progress in [0, 1].
     """
 
     density: PerLayer
@@ -59,10 +62,15 @@ class Selection:
     include: tuple[str, ...] | None
     exclude: tuple[str, ...]
     distribution: Distribution = field(repr=False)
+    initial_density: float | None = None
+    density_schedule: Schedule = field(repr=False, default=DENSITY_SCHEDULES["cubic"])
 
     def __post_init__(self) -> None:
         for argument, value in (("density", self.density), ("prune_fraction", self.prune_fraction)):
             _check_per_layer(argument, value)
+        if self.initial_density is not None:
+            _check_per_layer("initial_density", self.initial_density)
+        expect(callable(self.density_schedule), "density_schedule to be a name or a function of progress", self)
         expect(self.density != {}, "density by layer name", self.density)
         expect(self.include != (), "include to be patterns or None", self.include)
 
@@ -120,7 +128,26 @@ class Selection:
         found = (value for pattern, value in self.prune_fraction.items() if matches(name, pattern))
         return exact_fraction(next(found, 0.0))
 
-    def _counts(self, model: "_Inventory", names: Collection[str]) -> dict[str, int]:
+    def scheduled_counts(self, module: nn.Module, names: Collection[str], progress: Fraction) -> dict[str, int]:
+        """Return how many connections these weights shall have at a progress in [0, 1]; none if that never changes.
+
+        Raises:
+            ValueError: The schedule gives a number that is not in [0, 1], or a layer would have no connection.
+        """
+        return {} if self.initial_density is None else self._counts(_Inventory(module), names, progress)
+
+    def _density_at(self, final: float, progress: Fraction) -> float:
+        if self.initial_density is None:
+            return float(final)
+        way = self.density_schedule(progress)
+        if not 0 <= way <= 1:
+            raise ValueError(f"Expected density_schedule to give a number in [0, 1], got {way!r} at {progress}")
+        return float(
+            exact_fraction(final)
+            + (exact_fraction(self.initial_density) - exact_fraction(final)) * (1 - exact_fraction(way))
+        )
+
+    def _counts(self, model: "_Inventory", names: Collection[str], progress: Fraction = Fraction(0)) -> dict[str, int]:
         if isinstance(self.density, Mapping):
             by_pattern: dict[str, list[str]] = {}
             for name in names:
@@ -132,7 +159,8 @@ class Selection:
             pairs = [(self.density, list(names))] if names else []
         counts: dict[str, int] = {}
         for density, group in pairs:
-            counts |= self.distribution({name: model.shapes[name] for name in group}, float(density))
+            shapes = {name: model.shapes[name] for name in group}
+            counts |= self.distribution(shapes, self._density_at(density, progress))
         for name, count in counts.items():
             if count == 0:
                 raise ValueError(f"Expected a density that leaves {name!r} a connection, got {self.density}")
@@ -241,9 +269,9 @@ def _check_per_layer(argument: str, value: PerLayer) -> None:
         keys = all(isinstance(pattern, str) for pattern in value)
         expect(keys, f"{argument} to be a number or numbers by layer name", value)
     for number in value.values() if isinstance(value, Mapping) else (value,):
-        if argument == "density":
+        if argument != "prune_fraction":
             percent = is_number(number) and 1 < number <= 100
             hint = f"did you mean {number / 100:g}?" if percent else ""
-            expect(is_number(number) and 0 < number <= 1, "density in (0, 1]", number, hint)
+            expect(is_number(number) and 0 < number <= 1, f"{argument} in (0, 1]", number, hint)
         else:
             expect(is_number(number) and 0 <= number < 1, f"{argument} in [0, 1)", number)

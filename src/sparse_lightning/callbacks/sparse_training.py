@@ -150,7 +150,7 @@ class SparseTraining:
             end = self.clock.end(trainer, self.timing.by_steps)
             progress = self.timing.progress(now, end)
             over = min(now / end, Fraction(1)) if end else Fraction(0)
-            self.announce(checked_factor(self.factor(progress), progress), over)
+            self.announce(checked_factor(self.factor(progress), progress), over, self.timing.stage(now, end))
             if not self.reads_gradient:
                 self.rewire(self.topology.trained())
 
@@ -186,13 +186,20 @@ class SparseTraining:
         else:
             masks.enforce_changed()
 
-    def announce(self, factor: Fraction, progress: Fraction) -> None:
-        """Make a rewiring due in every layer that is trained and that the criteria can decide about."""
+    def announce(self, factor: Fraction, progress: Fraction, stage: Fraction | None = None) -> None:
+        """Make a rewiring due in every layer that is trained and that the criteria can decide about.
+
+        Args:
+            factor: The factor on the prune fraction.
+            progress: Share of the training that is over.
+            stage: Where the density is on its way, in [0, 1]; None leaves the numbers of connections alone.
+        """
         names = self.topology.trained()
         unreadable = {name for criterion in self.criteria for name in criterion.unreadable(names)}
         self._warn_of_skipped(unreadable, "nothing is known about them")
         fractions = {name: factor * self.topology.selection.fraction(name) for name in names if name not in unreadable}
-        missed = self.rewirings.announce(fractions, progress)
+        counts = {} if stage is None else self.topology.scheduled_counts(list(fractions), stage)
+        missed = self.rewirings.announce(fractions, progress, counts)
         self._warn_of_skipped(set(missed), "no gradient has reached them")
 
     def rewire(self, names: Iterable[str], optimizers: Iterable[Optimizer] = ()) -> None:
@@ -235,7 +242,8 @@ class SparseTraining:
         Raises:
             ValueError: It has none.
         """
-        if self.timing.needs_end() and not self.clock.has_end(trainer):
+        scheduled = self.topology.selection.initial_density is not None
+        if (self.timing.needs_end() or scheduled) and not self.clock.has_end(trainer):
             raise ValueError(
                 "Expected a Trainer with an end, as a schedule or a share for stop asks for, got one without: set "
                 "max_epochs, max_steps or max_time, or stop to a number"

@@ -85,6 +85,20 @@ class Timing:
             return Fraction(0)
         return min(max((now - self.start) / (last - self.start), Fraction(0)), Fraction(1))
 
+    def stage(self, now: int, end: Fraction | None) -> Fraction:
+        """Return where a rewiring stands between `start` and the last one that will be due, 1 there; 0 without an end.
+
+        A density that changes has its final value at the last rewiring, and keeps it to the end of the training.
+        """
+        last = self.last(end)
+        if last is None:
+            return Fraction(0)
+        latest = last if end is None else min(last, Fraction(math.ceil(end) - 1))
+        final = math.floor(latest) // self.period * self.period
+        if final <= self.start:
+            return Fraction(1)
+        return min(max(Fraction(now - self.start, final - self.start), Fraction(0)), Fraction(1))
+
     def never_due(self, now: int, end: Fraction | None) -> str:
         """Return why no rewiring will be due after `now`; an empty string if one will."""
         first = max(now // self.period + 1, math.ceil(Fraction(self.start, self.period))) * self.period

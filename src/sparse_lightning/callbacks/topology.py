@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, get_args
 
@@ -165,6 +166,15 @@ class Topology:
         self._stored = set(sparse_layers(module))
         layers = {name: layer for name, layer in sparse_layers(module).items() if name in self.masks}
         self.masks.replace(self.masks.stored, layers, order=list(self.masks))
+
+    def scheduled_counts(self, names: Collection[str], progress: Fraction) -> dict[str, int]:
+        """Return how many connections a schedule of the density gives these weights; none without a schedule.
+
+        A SparseLinear of the model's own keeps its number.
+        """
+        module = self.masks.module
+        own = [name for name in names if name not in self.masks.layers or name in self._stored]
+        return {} if module is None else self.selection.scheduled_counts(module, own, progress)
 
     def waits_for(self, module: nn.Module, optimizer: Optimizer) -> bool:
         """Return whether an optimizer holds weights that may have to be given masks, or lazy ones are awaited."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparse_lightning.functional.masks import mask_of, positions_of
+from sparse_lightning.functional.masks import combined_fraction, mask_of, max_prune_fraction, positions_of
 from sparse_lightning.nn.sparse_linear import SparseLinear
 
 
@@ -38,6 +38,8 @@ class LayerView:
         next: The sparse weight after this one, or None.
     """
 
+    prune_fraction: Fraction
+    _fraction: Fraction
     previous: "LayerView | None" = None
     next: "LayerView | None" = None
 
@@ -54,9 +56,22 @@ class LayerView:
         self._weight, self._mask = weight, mask
         self._begin(name, prune_fraction, progress, generator)
 
+    def aim(self, count: int, regrow: bool = False) -> None:
+        """Set how many connections are to be active after the rewiring, and how many to prune for that.
+
+        What is too many goes, and of the others the prune fraction is replaced: at most as many as are inactive before
+        and after, unless connections just pruned may grow again.
+        """
+        active, size = len(self.positions), self.shape.numel()
+        self.count = count
+        if count != active:
+            self.prune_fraction = combined_fraction(self._fraction, active, count, size, regrow)
+        else:
+            self.prune_fraction = self._fraction if regrow else min(self._fraction, max_prune_fraction(active, size))
+
     def _begin(self, name: str, prune_fraction: Fraction, progress: Fraction, generator: torch.Generator) -> None:
         self.name, self.prune_fraction, self.progress, self.generator = name, prune_fraction, progress, generator
-        self.count = len(self.positions)
+        self.count, self._fraction = len(self.positions), prune_fraction
         self.pruned = torch.zeros_like(self.positions, dtype=torch.bool)
 
     @property
@@ -91,8 +106,8 @@ class LayerView:
 
     @property
     def replaceable(self) -> int:
-        """How many connections can be pruned at most, since as many inactive ones have to grow."""
-        return self.shape.numel() - len(self.positions)
+        """How many connections can be pruned at most, so that inactive ones suffice to reach `count` again."""
+        return self.shape.numel() - self.count
 
     @property
     def gradient(self) -> Tensor | None:
@@ -192,7 +207,11 @@ class Criterion:
 
     Attributes:
         statistics: What the criterion needs to be gathered, by a name that says in a checkpoint what it is.
+        reads_gradient: Whether the criterion reads ``layer.gradient``. Then a rewiring waits until the next optimizer
+            step has been taken, so that there is a gradient, the same on every rank, whatever has been interrupted.
     """
+
+    reads_gradient: ClassVar[bool] = False
 
     statistics: Mapping[str, Statistic] = MappingProxyType({})
 
@@ -206,22 +225,18 @@ class Criterion:
 
 
 class CountCriterion(Criterion, ABC):
-    """Decides how many connections each layer shall have now."""
+    """Decides how many connections each layer shall have now.
+
+    Attributes:
+        redistributes: Whether the counts share out what all layers prune. Each layer then prunes its prune fraction,
+            whatever its count; else a layer prunes what is too many for its count, and replaces the fraction besides.
+    """
+
+    redistributes: ClassVar[bool] = False
 
     @abstractmethod
     def counts(self, layers: Sequence[LayerView]) -> dict[str, int]:
         """Return the number of active connections of each of these layers after the rewiring, by parameter name."""
-
-
-class ConstantCount(CountCriterion):
-    """Every layer keeps its number of connections."""
-
-    def counts(self, layers: Sequence[LayerView]) -> dict[str, int]:
-        """Return what the layers have."""
-        return {layer.name: len(layer.positions) for layer in layers}
-
-
-COUNTS: dict[str, type[CountCriterion]] = {"constant": ConstantCount}
 
 
 class PruningCriterion(Criterion, ABC):
@@ -238,14 +253,7 @@ class PruningCriterion(Criterion, ABC):
 
 
 class GrowthCriterion(Criterion, ABC):
-    """Decides how much each inactive connection of a layer deserves to grow.
-
-    Attributes:
-        reads_gradient: Whether `scores` reads ``layer.gradient``. Then a rewiring waits until the next optimizer
-            step has been taken, so that there is a gradient, the same on every rank, whatever has been interrupted.
-    """
-
-    reads_gradient: ClassVar[bool] = False
+    """Decides how much each inactive connection of a layer deserves to grow."""
 
     @abstractmethod
     def scores(self, layer: LayerView) -> Tensor:

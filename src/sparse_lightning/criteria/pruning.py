@@ -9,7 +9,15 @@ from sparse_lightning.criteria.hebbian import HebbianCriterion
 from sparse_lightning.functional.checks import expect, is_number
 from sparse_lightning.functional.prune import lowest, lowest_and_zeros, signed_magnitude, zero_weights
 
-PruningName = Literal["signed_magnitude", "magnitude", "hebbian", "inverse_hebbian", "weighted_hebbian", "mixed"]
+PruningName = Literal[
+    "signed_magnitude",
+    "magnitude",
+    "magnitude_and_gradient",
+    "hebbian",
+    "inverse_hebbian",
+    "weighted_hebbian",
+    "mixed",
+]
 
 
 class MagnitudePruning(PruningCriterion):
@@ -21,6 +29,41 @@ class MagnitudePruning(PruningCriterion):
     def prune(self, layer: LayerView) -> Tensor:
         """Choose the smallest absolute weights."""
         return lowest(layer.values.abs(), layer.prune_fraction, layer.generator)
+
+
+class MagnitudeAndGradientPruning(PruningCriterion):
+    """Prunes the connections of the lowest |w| + factor |dL/dw| (MEST, Yuan et al. 2021, section 3.2).
+
+    The gradient is that of the step just taken, after reduction over ranks and clipping.
+
+    Args:
+        factor: How much the gradient counts beside the weight, at least 0.
+
+    Raises:
+        ValueError: The factor is negative or no number.
+    """
+
+    reads_gradient = True
+
+    def __init__(self, factor: float = 0.01) -> None:
+        expect(is_number(factor) and factor >= 0, "factor of at least 0", factor)
+        self.factor = factor
+
+    def prune(self, layer: LayerView) -> Tensor:
+        """Choose the least important connections.
+
+        Raises:
+            ValueError: The weight has no gradient.
+        """
+        gradient = layer.gradient
+        if gradient is None:
+            raise ValueError("Expected a gradient to prune by, got none: rewire after a backward pass")
+        importance = layer.values.abs() + self.factor * layer.at_connections(gradient).abs()
+        return lowest(importance, layer.prune_fraction, layer.generator)
+
+    def __repr__(self) -> str:
+        """Return the expression that builds it."""
+        return f"{type(self).__name__}({'' if self.factor == 0.01 else f'factor={self.factor!r}'})"
 
 
 class SignedMagnitudePruning(PruningCriterion):
@@ -140,6 +183,7 @@ def _is_share(value: Any) -> bool:
 PRUNING: dict[str, type[PruningCriterion]] = {
     "signed_magnitude": SignedMagnitudePruning,
     "magnitude": MagnitudePruning,
+    "magnitude_and_gradient": MagnitudeAndGradientPruning,
     "hebbian": HebbianPruning,
     "inverse_hebbian": InverseHebbianPruning,
     "weighted_hebbian": WeightedHebbianPruning,

@@ -116,6 +116,28 @@ def max_prune_fraction(active: int, size: int) -> Fraction:
     return Fraction(size - active, active) if active else Fraction(0)
 
 
+def combined_fraction(fraction: Fraction, active: int, count: int, size: int, regrow: bool) -> Fraction:
+    """Return the share of the active connections to prune where their number changes, and some are replaced besides.
+
+    What is too many goes, and of those that are left, or of those that were there if there will be more, the fraction
+    is replaced: at most as many as are inactive before and after, unless connections may grow again at once.
+
+    Args:
+        fraction: Share of the connections to replace.
+        active: Active connections now.
+        count: Active connections afterwards.
+        size: All connections of the layer.
+        regrow: Whether a connection just pruned may grow again.
+
+    >>> combined_fraction(Fraction(1, 2), 8, 4, 16, False)  # 4 too many, and 2 of the other 4
+    Fraction(3, 4)
+    """
+    replaced = floor_count(fraction, min(active, count))
+    if not regrow:
+        replaced = min(replaced, size - max(active, count))
+    return Fraction(max(active - count, 0) + replaced, active)
+
+
 def zero_inactive_(weight: Tensor, mask: Tensor) -> None:
     """Set the inactive connections of a weight to zero in place, whatever their values: NaN and infinity too.
 

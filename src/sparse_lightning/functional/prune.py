@@ -75,5 +75,15 @@ def lowest_and_zeros(
     return zeros | choose(-scores, count, others, generator)
 
 
+def at_least(pruned: Tensor, count: int, scores: Tensor, generator: torch.Generator) -> Tensor:
+    """Select what is selected already and, until it is `count`, further connections of the lowest scores.
+
+    >>> at_least(torch.tensor([True, False, False]), 2, torch.tensor([0.0, 3.0, 1.0]), torch.Generator())
+    tensor([ True, False,  True])
+    """
+    missing = count - int(pruned.count_nonzero())
+    return pruned if missing <= 0 else pruned | choose(-scores, missing, ~pruned, generator)
+
+
 def _all(values: Tensor) -> Tensor:
     return torch.ones_like(values, dtype=torch.bool)

@@ -1,8 +1,11 @@
-"""How a number of connections is shared out over layers."""
+"""How a number of connections is shared out over layers: in proportion, or by what is largest in all of them."""
 
 import math
 from collections.abc import Mapping
 from fractions import Fraction
+
+import torch
+from torch import Tensor
 
 
 def share_out(total: int, weights: Mapping[str, float], limits: Mapping[str, int]) -> dict[str, int]:
@@ -32,3 +35,35 @@ def share_out(total: int, weights: Mapping[str, float], limits: Mapping[str, int
             added = dict.fromkeys(sorted(shares, key=lambda name: -shares[name])[:rest], 1)
         given |= {name: given[name] + count for name, count in added.items()}
     return given
+
+
+def among_largest(scores: Mapping[str, Tensor], least: Mapping[str, int], total: int) -> dict[str, int]:
+    """Count how many of the highest scores of all layers together belong to each layer.
+
+    Of equal scores at the limit, the layers share in proportion to how many they have.
+
+    Args:
+        scores: The score of each connection of each layer (nnz), by name.
+        least: How many each layer gets at least.
+        total: How many all get together.
+
+    Returns:
+        How many each layer gets; their sum is `total`.
+
+    Raises:
+        ValueError: The layers get more than `total` at least.
+
+    >>> among_largest({"a": torch.tensor([9.0, 8.0, 7.0]), "b": torch.tensor([6.0, 1.0])}, {"a": 1, "b": 1}, 3)
+    {'a': 2, 'b': 1}
+    """
+    over = total - sum(least.values())
+    if over < 0:
+        raise ValueError(f"Expected layers to keep at most {total} connections at least, got {sum(least.values())}")
+    rest = {name: each.sort().values[: len(each) - least[name]] for name, each in scores.items()}
+    if over == 0:
+        return dict(least)
+    limit = torch.cat(list(rest.values())).sort(descending=True).values[over - 1]
+    higher = {name: int((each > limit).sum()) for name, each in rest.items()}
+    equal = {name: int((each == limit).sum()) for name, each in rest.items()}
+    shared = share_out(over - sum(higher.values()), equal, equal)
+    return {name: least[name] + higher[name] + shared[name] for name in scores}

@@ -1,6 +1,10 @@
 """The published methods, a file each: PruneRegrow with other defaults, and a card."""
 
+from sparse_lightning.callbacks.presets.acdc import ACDC
+from sparse_lightning.callbacks.presets.gmp import GMP
+from sparse_lightning.callbacks.presets.granet import GraNet
 from sparse_lightning.callbacks.presets.hebbian import HebbianRegrow
+from sparse_lightning.callbacks.presets.mest import MEST
 from sparse_lightning.callbacks.presets.random import RandomRegrow
 from sparse_lightning.callbacks.presets.rigl import RigL
 from sparse_lightning.callbacks.presets.set import SET
@@ -8,12 +12,28 @@ from sparse_lightning.callbacks.presets.snfs import SNFS
 from sparse_lightning.callbacks.presets.static import StaticSparse
 from sparse_lightning.callbacks.prune_regrow import PruneRegrow
 
-__all__ = ["PRESETS", "SET", "SNFS", "HebbianRegrow", "RandomRegrow", "RigL", "StaticSparse"]
+__all__ = [
+    "ACDC",
+    "GMP",
+    "MEST",
+    "PRESETS",
+    "SET",
+    "SNFS",
+    "GraNet",
+    "HebbianRegrow",
+    "RandomRegrow",
+    "RigL",
+    "StaticSparse",
+]
 
 PRESETS: dict[str, type[PruneRegrow]] = {
     "set": SET,
     "rigl": RigL,
     "snfs": SNFS,
+    "gmp": GMP,
+    "granet": GraNet,
+    "mest": MEST,
+    "acdc": ACDC,
     "hebbian": HebbianRegrow,
     "random": RandomRegrow,
     "static": StaticSparse,

@@ -11,10 +11,11 @@ from sparse_lightning.callbacks.layout import LayoutName
 from sparse_lightning.callbacks.prune_regrow import PruneRegrow
 from sparse_lightning.callbacks.selection import Patterns, PerLayer
 from sparse_lightning.criteria.base import CountCriterion, GrowthCriterion, PruningCriterion
+from sparse_lightning.criteria.counts import CountName
 from sparse_lightning.criteria.growth import GrowthName
 from sparse_lightning.criteria.pruning import PruningName
 from sparse_lightning.functional.densities import DistributionName
-from sparse_lightning.functional.schedules import Schedule, ScheduleName
+from sparse_lightning.functional.schedules import DensityScheduleName, Schedule, ScheduleName
 
 
 class SET(PruneRegrow):
@@ -38,7 +39,9 @@ class SET(PruneRegrow):
         prune_fraction: PerLayer = 0.3,
         growth: GrowthName | GrowthCriterion | None = "random",
         pruning: PruningName | PruningCriterion = "signed_magnitude",
-        counts: CountCriterion | None = None,
+        counts: CountName | CountCriterion | None = None,
+        initial_density: float | None = None,
+        density_schedule: DensityScheduleName | Schedule = "cubic",
         distribution: DistributionName = "erdos_renyi",
         include: Patterns | None = None,
         exclude: Patterns = (),
