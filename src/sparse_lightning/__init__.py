@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparse_lightning.callbacks.presets import (
         ACDC,
+        CHT,
         GMP,
         MEST,
         SET,
         SNFS,
+        CHTs,
+        CHTss,
         GraNet,
         HebbianRegrow,
         RandomRegrow,
@@ -26,19 +29,24 @@ if TYPE_CHECKING:
     from sparse_lightning.criteria.coactivation import CoactivationTracker
     from sparse_lightning.criteria.counts import ConstantCount, GlobalMagnitude, MomentumRedistribution
     from sparse_lightning.criteria.growth import (
+        CannistraciHebbGrowth,
         GradientGrowth,
         HebbianGrowth,
         InverseHebbianGrowth,
         MomentumGrowth,
         RandomGrowth,
+        SoftCannistraciHebbGrowth,
     )
     from sparse_lightning.criteria.pruning import (
+        ChainRemoval,
         HebbianPruning,
         InverseHebbianPruning,
         MagnitudeAndGradientPruning,
         MagnitudePruning,
         MixedPruning,
+        RelativeImportancePruning,
         SignedMagnitudePruning,
+        SoftMagnitudePruning,
         WeightedHebbianPruning,
     )
     from sparse_lightning.datamodules.mnist import MNISTDataModule
@@ -51,6 +59,9 @@ __version__ = "0.1.0"
 _NAMES = {
     "callbacks.presets": (
         "ACDC",
+        "CHTss",
+        "CHTs",
+        "CHT",
         "GMP",
         "GraNet",
         "MEST",
@@ -64,8 +75,19 @@ _NAMES = {
     "callbacks.prune_regrow": ("PruneRegrow",),
     "criteria.base": ("CountCriterion", "GrowthCriterion", "LayerView", "PruningCriterion"),
     "criteria.coactivation": ("CoactivationTracker",),
-    "criteria.growth": ("GradientGrowth", "HebbianGrowth", "InverseHebbianGrowth", "MomentumGrowth", "RandomGrowth"),
+    "criteria.growth": (
+        "CannistraciHebbGrowth",
+        "GradientGrowth",
+        "HebbianGrowth",
+        "InverseHebbianGrowth",
+        "MomentumGrowth",
+        "RandomGrowth",
+        "SoftCannistraciHebbGrowth",
+    ),
     "criteria.pruning": (
+        "ChainRemoval",
+        "RelativeImportancePruning",
+        "SoftMagnitudePruning",
         "HebbianPruning",
         "InverseHebbianPruning",
         "MagnitudeAndGradientPruning",
@@ -84,10 +106,15 @@ _NAMES = {
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
     "ACDC",
+    "CHT",
     "GMP",
     "MEST",
     "SET",
     "SNFS",
+    "CHTs",
+    "CHTss",
+    "CannistraciHebbGrowth",
+    "ChainRemoval",
     "CoactivationTracker",
     "ConstantCount",
     "CountCriterion",
@@ -112,8 +139,11 @@ __all__ = [
     "PruningCriterion",
     "RandomGrowth",
     "RandomRegrow",
+    "RelativeImportancePruning",
     "RigL",
     "SignedMagnitudePruning",
+    "SoftCannistraciHebbGrowth",
+    "SoftMagnitudePruning",
     "SparseLinear",
     "SparseMLP",
     "StaticSparse",

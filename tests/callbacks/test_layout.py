@@ -16,14 +16,18 @@ from watching import active
 
 from sparse_lightning import (
     ACDC,
+    CHT,
     GMP,
     MEST,
     SET,
     SNFS,
+    CHTs,
+    CHTss,
     GraNet,
     HebbianRegrow,
     PruneRegrow,
     RigL,
+    SoftCannistraciHebbGrowth,
     SparseLinear,
     StaticSparse,
     dense_state_dict,
@@ -82,6 +86,9 @@ METHODS = {
     "gmp": (GMP, {"every_n_steps": 5}),
     "granet": (GraNet, {"every_n_steps": 5}),
     "mest": (MEST, {"initial_density": 0.6}),
+    "cht": (CHT, {}),
+    "chts": (CHTs, {}),
+    "chtss": (CHTss, {"growth": SoftCannistraciHebbGrowth("ch3_l3p")}),
     "acdc": (ACDC, {"every_n_steps": 1}),
     "magnitude": (PruneRegrow, {"pruning": "magnitude", "initial": "magnitude", "regrow": True}),
 }
@@ -118,7 +125,7 @@ def test_adam_follows_the_connections_too():
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
-@pytest.mark.parametrize("method", ["set", "rigl", "hebbian", "gmp", "granet", "mest", "acdc"])
+@pytest.mark.parametrize("method", ["set", "rigl", "hebbian", "gmp", "granet", "mest", "acdc", "cht", "chtss"])
 def test_a_resumed_training_gives_the_same_bits(method, tmp_path):
     kind, options = METHODS[method]
     straight, callback = Net(), kind(density=0.3, layout="csr", seed=2, **options)

@@ -61,12 +61,15 @@ def test_presets_are_the_criteria_that_their_papers_name():
         "granet": ("MagnitudePruning", "GradientGrowth", "erk"),
         "mest": ("MagnitudeAndGradientPruning", "RandomGrowth", "uniform"),
         "acdc": ("MagnitudePruning", None, "uniform"),
+        "cht": ("ChainRemoval", "CannistraciHebbGrowth", "uniform"),
+        "chts": ("SoftMagnitudePruning", "SoftCannistraciHebbGrowth", "uniform"),
+        "chtss": ("SoftMagnitudePruning", "SoftCannistraciHebbGrowth", "uniform"),
         "hebbian": ("SignedMagnitudePruning", "HebbianGrowth", "uniform"),
         "random": ("SignedMagnitudePruning", "RandomGrowth", "uniform"),
         "static": ("SignedMagnitudePruning", None, "erk"),
     }
     fractions = [preset().prune_fraction for preset in PRESETS.values()]
-    assert fractions == [0.3, 0.3, 0.5, 0.0, 0.5, 0.3, 0.0, 0.3, 0.3, 0.3]
+    assert fractions == [0.3, 0.3, 0.5, 0.0, 0.5, 0.3, 0.0, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3]
 
 
 class Noting(RigL):

@@ -141,7 +141,7 @@ def test_the_fraction_is_lowered_to_what_is_inactive_unless_the_pruned_may_grow(
     masks.replace({"a.weight": torch.tensor([[True, True, True, False]])})
     rewirings = Rewirings()
     rewirings.announce({"a.weight": Fraction(9, 10)}, Fraction(0))
-    list(rewirings.run(list(masks), masks, Decisions(same, prune, by_index, regrow), 0))
+    list(rewirings.run(list(masks), masks, Decisions(same, prune, by_index, regrow=regrow), 0))
     assert seen == [expected]
 
 

@@ -7,11 +7,13 @@ from watching import view
 
 from sparse_lightning.criteria.growth import (
     GROWTH,
+    CannistraciHebbGrowth,
     GradientGrowth,
     HebbianGrowth,
     InverseHebbianGrowth,
     MomentumGrowth,
     RandomGrowth,
+    SoftCannistraciHebbGrowth,
 )
 from sparse_lightning.functional.grow import exchange, highest
 from sparse_lightning.functional.masks import derived_generator, positions_of
@@ -168,3 +170,38 @@ def test_the_options_of_a_hebbian_criterion_are_shown():
 
 def test_only_gradient_growth_waits_for_a_gradient():
     assert [name for name, kind in GROWTH.items() if kind.reads_gradient] == ["gradient"]
+
+
+def test_cannistraci_hebb_reads_what_the_pruning_left():
+    weight = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    layer = view(weight)
+    growth = CannistraciHebbGrowth()
+    assert exchange(layer.positions, layer.pruned, growth.scores(layer), layer.generator, count=5)[1].tolist() == [1]
+    layer.pruned = layer.values * 0 == 1
+    layer.pruned[2] = True  # the link of output 1 and input 1, without which there is no path
+    assert not growth.scores(layer)[~layer.kept].any()
+
+
+def test_the_soft_rule_grows_the_likely_more_often_and_others_too():
+    weight = torch.zeros(4, 4)
+    weight[0, 0] = weight[1, 0] = weight[1, 1] = weight[2, 1] = weight[2, 2] = weight[0, 3] = 1.0
+    grown = set()
+    for seed in range(40):
+        layer = view(weight, seed=seed)
+        scores = SoftCannistraciHebbGrowth("ch3_l3p").scores(layer)
+        grown.add(int(highest(scores, 1, layer.positions, layer.generator)))
+    certain = {int(highest(CannistraciHebbGrowth().scores(layer), 1, layer.positions, layer.generator))}
+    assert len(grown) > 1
+    assert certain <= grown
+    absent = CannistraciHebbGrowth().scores(layer).flatten()
+    assert all(absent[position] > 0 for position in grown)  # there are connections with a score
+
+
+def test_cannistraci_hebb_wants_matrices():
+    shapes = {"conv.weight": torch.Size((4, 4, 3, 3)), "fc.weight": torch.Size((4, 4))}
+    assert CannistraciHebbGrowth().unsuitable(shapes) == {"conv.weight": "is no matrix (out, in)"}
+    with pytest.raises(ValueError, match="ch3_l3p"):
+        CannistraciHebbGrowth("ch3_l3")
+    with pytest.raises(ValueError, match="Expected temperature above 0, got 0"):
+        SoftCannistraciHebbGrowth(temperature=0)
+    assert repr(SoftCannistraciHebbGrowth(temperature=2.0)) == "SoftCannistraciHebbGrowth(temperature=2.0)"

@@ -1,14 +1,29 @@
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 import torch
 from watching import view
 
 from sparse_lightning import LayerView, PruningCriterion
-from sparse_lightning.criteria.pruning import PRUNING, MagnitudeAndGradientPruning, MixedPruning, SignedMagnitudePruning
-from sparse_lightning.functional.masks import derived_generator
-from sparse_lightning.functional.prune import lowest, lowest_and_zeros, signed_magnitude, zero_weights
+from sparse_lightning.criteria.pruning import (
+    PRUNING,
+    ChainRemoval,
+    MagnitudeAndGradientPruning,
+    MixedPruning,
+    RelativeImportancePruning,
+    SignedMagnitudePruning,
+    SoftMagnitudePruning,
+)
+from sparse_lightning.functional.masks import derived_generator, mask_of
+from sparse_lightning.functional.prune import (
+    lowest,
+    lowest_and_zeros,
+    relative_importance,
+    signed_magnitude,
+    zero_weights,
+)
 
 
 def pruned(weight: list[float], fraction: float, seed: int = 0, inactive: int | None = None) -> list[int]:
@@ -174,8 +189,8 @@ def prunes(pruning: PruningCriterion, fraction: float) -> list[list[int]]:
     return prune(pruning, view(WEIGHT, fraction=fraction))[:2]
 
 
-@pytest.mark.parametrize("name", [name for name in PRUNING if not name.startswith("magnitude")])
-def test_every_criterion_but_magnitude_prunes_all_weights_of_exactly_zero(name):
+@pytest.mark.parametrize("name", ["signed_magnitude", "hebbian", "inverse_hebbian", "weighted_hebbian", "mixed"])
+def test_criteria_of_set_and_numenta_prune_all_weights_of_exactly_zero(name):
     mask = torch.tensor([[True, True], [True, True], [True, False], [False, False]])
     assert prune(PRUNING[name](), view(WEIGHT, mask, 0.0)) == [[0, 0], [0, 0], [1, 0], [0, 0]]
 
@@ -191,6 +206,75 @@ def test_a_large_gradient_saves_a_small_weight():
         MagnitudeAndGradientPruning().prune(layer)
     with pytest.raises(ValueError, match="Expected factor of at least 0, got -1"):
         MagnitudeAndGradientPruning(-1)
+
+
+def test_relative_importance_keeps_the_last_strong_link_of_a_unit():
+    weight = torch.tensor([[3.0, 4.0, 5.0], [1.0, 0.0, 0.0]])
+    # Shares of rows and columns: 3/12 + 3/4, 4/12 + 1, 5/12 + 1; and 1 + 1/4, though 1.0 is the smallest weight.
+    assert prune(RelativeImportancePruning(), view(weight, fraction=0.25)) == [[1, 0, 0], [0, 0, 0]]
+    assert prune(PRUNING["magnitude"](), view(weight, fraction=0.25)) == [[0, 0, 0], [1, 0, 0]]
+    assert relative_importance(torch.zeros(2), torch.tensor([0, 1]), torch.Size((1, 2))).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_soft_magnitude_keeps_in_proportion_and_more_so_with_progress(relative):
+    weight, kept = torch.tensor([[1.0, 2.0, 3.0, 4.0, 0.0]]), torch.zeros(2, 5)
+    for row, progress in enumerate((Fraction(0), Fraction(1))):
+        for seed in range(300):
+            layer = view(weight, torch.ones(1, 5, dtype=torch.bool), fraction="4/5", seed=seed)
+            layer.progress = progress
+            kept[row] += ~SoftMagnitudePruning(relative=relative).prune(layer)
+    assert (kept[:, 4] == 0).all()  # a weight of zero goes first
+    if not relative:  # one is kept: 4 with 4 / 10, at the end with 64 / 100
+        torch.testing.assert_close(kept[:, 3] / 300, torch.tensor([0.4, 0.64]), atol=0.09, rtol=0)
+    assert kept[1, 3] > kept[0, 3]
+    with pytest.raises(ValueError, match="Expected relative to be true or false, got 1"):
+        SoftMagnitudePruning(relative=1)
+
+
+def chain(weights: list[list[list[float]]], fraction: str) -> list[list[list[int]]]:
+    """What ChainRemoval prunes of layers in a row."""
+    layers = [view(torch.tensor(weight), name=str(number), fraction=fraction) for number, weight in enumerate(weights)]
+    for one, two in pairwise(layers):
+        one.next, two.previous = two, one
+    criterion = ChainRemoval()
+    for layer in layers:
+        layer.pruned = criterion.prune(layer)
+    refined = criterion.refine(layers)
+    return [mask_of(layer.positions[refined[layer.name]], layer.shape).int().tolist() for layer in layers]
+
+
+def test_links_that_lead_nowhere_go_in_every_layer():
+    one = [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+    two = [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]  # unit 1 has no output, unit 2 no input
+    three = [[0.0, 1.0]]  # has its only input from unit 1 of layer two, whose input is unit 2 of layer one
+    pruned = chain([one, two, three], "0")
+    assert pruned[0][1] == [0, 1]
+    assert pruned[1][1] == [0, 0, 1]
+    assert pruned[2] == [[0, 1]]
+    assert pruned[1][0] == [1, 0, 0]  # it led into a unit whose only output is gone
+    assert pruned[0][0] == [1, 0]
+
+
+def test_a_network_without_dead_ends_is_left_alone():
+    assert chain([[[1.0, 2.0], [3.0, 0.0]], [[1.0, 1.0]]], "0") == [[[0, 0], [0, 0]], [[0, 0]]]
+
+
+def test_no_more_is_pruned_with_chains_than_can_be_replaced():
+    # Three of four connections are active and lead nowhere: one can be replaced, the smallest.
+    pruned = chain([[[3.0, 2.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]], "0")
+    assert pruned[0] == [[0, 0], [1, 0]]
+
+
+def test_chain_removal_names_what_it_cannot_do():
+    criterion = ChainRemoval("hebbian")
+    assert list(criterion.statistics) == ["coactivation"]
+    assert repr(criterion) == "ChainRemoval(HebbianPruning())"
+    assert criterion.unsuitable({"a": torch.Size((2, 3))}) == {"a": "has no sparse layer beside it"}
+    shapes = {"a": torch.Size((2, 3)), "b": torch.Size((2, 3, 1, 1))}
+    assert criterion.unsuitable(shapes) == {"b": "is no matrix (out, in)"}
+    with pytest.raises(ValueError, match="pruning"):
+        ChainRemoval(3)
 
 
 def test_magnitude_prunes_zeros_first_within_its_fraction():

@@ -1,12 +1,14 @@
 """What a PruneRegrow refuses: strategies that shard weights, shared weights, changed settings, ranks that differ."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
+
+from sparse_lightning.criteria.base import Criterion
 
 _SHARDING = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 
@@ -48,6 +50,18 @@ def refuse_shared_weights(chosen: Sequence[Collection[str]]) -> None:
     shared = [name for name, count in counts.items() if count > 1]
     if shared:
         raise ValueError(f"Expected one PruneRegrow for each weight, got two for {', '.join(shared)}")
+
+
+def refuse_unsuitable(criteria: Iterable[Criterion], shapes: Mapping[str, torch.Size]) -> None:
+    """Refuse weights that a criterion can never decide about.
+
+    Raises:
+        ValueError: There are some; each is named with the reason.
+    """
+    for each in criteria:
+        if found := each.unsuitable(shapes):
+            listed = ", ".join(f"{name!r} {reason}" for name, reason in found.items())
+            raise ValueError(f"Expected weights that {each!r} can decide about, got others: {listed}; exclude them")
 
 
 def refuse_changed_settings(now: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

@@ -155,7 +155,7 @@ class PruneRegrow(SparseTrainingHooks):
         self._training = SparseTraining(
             topology=Topology(selection, initial, initialization, layout),
             timing=Timing(every_n_epochs, every_n_steps, start, stop, scheduled),
-            decisions=Decisions(*asked, regrow=regrow, redistributes=self.counts.redistributes),
+            decisions=Decisions(*asked, self.pruning.refine, regrow=regrow, redistributes=self.counts.redistributes),
             factor=self.fraction_factor,
             criteria=[each for each in (self.growth, self.pruning, self.counts) if each is not None],
             reset_optimizers=optimizer_state == "reset",

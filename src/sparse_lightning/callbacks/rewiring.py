@@ -29,6 +29,7 @@ class Decisions:
         counts: Returns the number of active connections of each layer afterwards, by parameter name.
         prune: Returns which active connections of a layer to prune.
         scores: Returns how much each connection of a layer deserves to grow.
+        refine: Returns what to prune in the end, of layers where that differs, once all layers have pruned.
         regrow: Whether a connection just pruned may grow again.
         redistributes: Whether the counts share out what all layers prune, each its whole prune fraction.
     """
@@ -36,6 +37,7 @@ class Decisions:
     counts: Callable[[Sequence[LayerView]], dict[str, int]]
     prune: Callable[[LayerView], Tensor]
     scores: Callable[[LayerView], Tensor]
+    refine: Callable[[Sequence[LayerView]], Mapping[str, Tensor]] = lambda layers: {}
     regrow: bool = False
     redistributes: bool = False
 
@@ -68,6 +70,8 @@ def rewire_layers(
             pruned = _among_active(layer, decisions.prune(layer))
             surplus = len(layer.positions) - layer.count
             layer.pruned = at_least(pruned, surplus, layer.values.abs(), layer.generator)
+    for name, pruned in decisions.refine(layers).items():
+        next(layer for layer in layers if layer.name == name).pruned = pruned
     for layer in layers:
         with _naming(layer, number):
             scores = decisions.scores(layer)

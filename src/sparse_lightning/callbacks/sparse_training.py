@@ -79,6 +79,8 @@ class SparseTraining:
     def begin(self, trainer: Trainer, module: nn.Module) -> None:
         """Make the model sparse, once every layer is built and every checkpoint loaded."""
         self.sparsify(module, trainer.optimizers, loaded=trainer.ckpt_path is not None and not self._resumed)
+        shapes = {name: shape for name, (_, shape) in self.topology.masks.sizes.items()}
+        compatibility.refuse_unsuitable(self.criteria, shapes)
         self._trainer = trainer
         project_averages(trainer, module, self.topology.masks.stored)
 

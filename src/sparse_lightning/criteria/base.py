@@ -211,9 +211,13 @@ class Criterion:
             step has been taken, so that there is a gradient, the same on every rank, whatever has been interrupted.
     """
 
-    reads_gradient: ClassVar[bool] = False
+    reads_gradient: bool = False
 
     statistics: Mapping[str, Statistic] = MappingProxyType({})
+
+    def unsuitable(self, shapes: Mapping[str, torch.Size]) -> dict[str, str]:
+        """Return those of these weights that the criterion can never decide about, and why; fit refuses them."""
+        return {}
 
     def unreadable(self, names: Collection[str]) -> list[str]:
         """Return those of these weights that the criterion knows nothing about now; a rewiring leaves them alone."""
@@ -250,6 +254,13 @@ class PruningCriterion(Criterion, ABC):
             Which of the active connections to prune, boolean: one element for each (nnz), or shaped like the weight;
             at most ``layer.replaceable`` of them.
         """
+
+    def refine(self, layers: Sequence[LayerView]) -> dict[str, Tensor]:
+        """Return what to prune in the end (nnz), by name of layers where that differs from ``layer.pruned``.
+
+        It is asked once all layers have pruned.
+        """
+        return {}
 
 
 class GrowthCriterion(Criterion, ABC):

@@ -1,6 +1,6 @@
 """Growth criteria: how much an inactive connection deserves to grow."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Literal, cast
 
 import torch
@@ -9,8 +9,19 @@ from torch import Tensor
 from sparse_lightning.criteria.base import GrowthCriterion, LayerView
 from sparse_lightning.criteria.hebbian import HebbianCriterion
 from sparse_lightning.criteria.momentum import Momentum
+from sparse_lightning.functional.cannistraci_hebb import RULES, RuleName
+from sparse_lightning.functional.checks import expect, is_number, named
+from sparse_lightning.functional.masks import perturbed
 
-GrowthName = Literal["random", "hebbian", "inverse_hebbian", "gradient", "momentum"]
+GrowthName = Literal[
+    "random",
+    "hebbian",
+    "inverse_hebbian",
+    "gradient",
+    "momentum",
+    "cannistraci_hebb",
+    "soft_cannistraci_hebb",
+]
 
 
 class RandomGrowth(GrowthCriterion):
@@ -87,10 +98,71 @@ class MomentumGrowth(GrowthCriterion):
         return cast(Momentum, self.statistics["momentum"])
 
 
+class CannistraciHebbGrowth(GrowthCriterion):
+    """Grows the links that the topology itself predicts (CHT, Zhang et al. 2024).
+
+    The score is that of :mod:`sparse_lightning.functional.cannistraci_hebb` on the connections that the pruning left.
+    Neither activity nor gradient is read. Only matrices (out, in) are bipartite graphs: a convolution is refused.
+
+    Args:
+        rule: ``"ch2_l3n"``, ``"ch3_l3n"`` or ``"ch3_l3p"``.
+
+    Raises:
+        ValueError: The rule is unknown.
+    """
+
+    def __init__(self, rule: RuleName = "ch3_l3p") -> None:
+        self._score = named("rule", rule, RULES)
+        self.rule: RuleName = rule
+
+    def scores(self, layer: LayerView) -> Tensor:
+        """Return the scores."""
+        return self._score(layer.kept)
+
+    def unsuitable(self, shapes: Mapping[str, torch.Size]) -> dict[str, str]:
+        """Return the weights that are no matrices."""
+        return {name: "is no matrix (out, in)" for name, shape in shapes.items() if len(shape) != 2}
+
+    def __repr__(self) -> str:
+        """Return the expression that builds it."""
+        return f"{type(self).__name__}({'' if self.rule == 'ch3_l3p' else repr(self.rule)})"
+
+
+class SoftCannistraciHebbGrowth(CannistraciHebbGrowth):
+    """Draws links without replacement, in proportion to their Cannistraci-Hebb scores (CHTs, Zhang et al. 2025).
+
+    Connections without any score come last, at random.
+
+    Args:
+        rule: ``"ch2_l3n"``, ``"ch3_l3n"`` or ``"ch3_l3p"``.
+        temperature: A power of the scores, above 0; the higher, the nearer to :class:`CannistraciHebbGrowth`.
+
+    Raises:
+        ValueError: The rule is unknown, or the temperature is not above 0.
+    """
+
+    def __init__(self, rule: RuleName = "ch2_l3n", *, temperature: float = 1.0) -> None:
+        super().__init__(rule)
+        expect(is_number(temperature) and temperature > 0, "temperature above 0", temperature)
+        self.temperature = temperature
+
+    def scores(self, layer: LayerView) -> Tensor:
+        """Return what orders connections as the draw does."""
+        return perturbed(super().scores(layer), self.temperature, layer.generator)
+
+    def __repr__(self) -> str:
+        """Return the expression that builds it."""
+        shown = [] if self.rule == "ch2_l3n" else [repr(self.rule)]
+        shown += [] if self.temperature == 1.0 else [f"temperature={self.temperature!r}"]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
 GROWTH: dict[str, type[GrowthCriterion]] = {
     "random": RandomGrowth,
     "hebbian": HebbianGrowth,
     "inverse_hebbian": InverseHebbianGrowth,
     "gradient": GradientGrowth,
     "momentum": MomentumGrowth,
+    "cannistraci_hebb": CannistraciHebbGrowth,
+    "soft_cannistraci_hebb": SoftCannistraciHebbGrowth,
 }

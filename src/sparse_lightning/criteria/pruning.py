@@ -1,13 +1,24 @@
 """Pruning criteria: which active connections a rewiring prunes."""
 
+import copy
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from sparse_lightning.criteria.base import LayerView, PruningCriterion
+from sparse_lightning.criteria.base import LayerView, PruningCriterion, Statistic
 from sparse_lightning.criteria.hebbian import HebbianCriterion
-from sparse_lightning.functional.checks import expect, is_number
-from sparse_lightning.functional.prune import lowest, lowest_and_zeros, signed_magnitude, zero_weights
+from sparse_lightning.functional.checks import expect, is_number, named
+from sparse_lightning.functional.masks import choose, mask_of, perturbed
+from sparse_lightning.functional.prune import (
+    lowest,
+    lowest_and_zeros,
+    relative_importance,
+    signed_magnitude,
+    without_chains,
+    zero_weights,
+)
 
 PruningName = Literal[
     "signed_magnitude",
@@ -17,6 +28,9 @@ PruningName = Literal[
     "inverse_hebbian",
     "weighted_hebbian",
     "mixed",
+    "relative_importance",
+    "soft_magnitude",
+    "chain_removal",
 ]
 
 
@@ -64,6 +78,107 @@ class MagnitudeAndGradientPruning(PruningCriterion):
     def __repr__(self) -> str:
         """Return the expression that builds it."""
         return f"{type(self).__name__}({'' if self.factor == 0.01 else f'factor={self.factor!r}'})"
+
+
+class RelativeImportancePruning(PruningCriterion):
+    """Prunes what matters least to both of its units: |w| over its row's sum plus |w| over its column's (CHTs).
+
+    Zhang et al. 2025; a unit's last strong connection is worth more than one of many (as in Zhang et al. 2024, "Plug-
+    and-Play: An Efficient Post-training Pruning Method for Large Language Models"). Zeros come first, within the
+    fraction.
+    """
+
+    def prune(self, layer: LayerView) -> Tensor:
+        """Choose the least relatively important connections."""
+        return lowest(
+            relative_importance(layer.values, layer.positions, layer.shape), layer.prune_fraction, layer.generator
+        )
+
+
+class SoftMagnitudePruning(PruningCriterion):
+    """Draws what to keep, in proportion to |w| to a power that grows from 1 to 3 over the training (CHTs).
+
+    Args:
+        relative: Draw in proportion to relative importance, as :class:`RelativeImportancePruning`, in place of |w|.
+
+    Raises:
+        ValueError: It is neither true nor false.
+    """
+
+    def __init__(self, relative: bool = False) -> None:
+        expect(isinstance(relative, bool), "relative to be true or false", relative)
+        self.relative = relative
+
+    def prune(self, layer: LayerView) -> Tensor:
+        """Choose the connections that the draw leaves over."""
+        importance = layer.values.abs()
+        if self.relative:
+            importance = relative_importance(layer.values, layer.positions, layer.shape)
+        drawn = perturbed(importance, 1 + 2 * float(layer.progress), layer.generator)
+        return lowest(drawn, layer.prune_fraction, layer.generator)
+
+    def __repr__(self) -> str:
+        """Return the expression that builds it."""
+        return f"{type(self).__name__}({'relative=True' if self.relative else ''})"
+
+
+class ChainRemoval(PruningCriterion):
+    """Prunes, after another criterion, what leads nowhere: the other links of units without inputs or outputs (CHT).
+
+    That is repeated until no such unit is left. As many connections grow as were pruned in all. A weight is taken to
+    follow the one before it, in the order of the model's parameters, where it has as many inputs as that has outputs:
+    choose layers in a row by `include` where a model has others.
+
+    Args:
+        pruning: The other criterion, by name or as an instance.
+
+    Raises:
+        ValueError: At fit start: there is one sparse weight alone.
+    """
+
+    def __init__(self, pruning: "PruningName | PruningCriterion" = "magnitude") -> None:
+        self.pruning = named("pruning", pruning, PRUNING)() if isinstance(pruning, str) else copy.deepcopy(pruning)
+        expect(isinstance(self.pruning, PruningCriterion), "pruning to be a name or a PruningCriterion", pruning)
+        self.reads_gradient = self.pruning.reads_gradient
+
+    @property
+    def statistics(self) -> Mapping[str, Statistic]:
+        """What the other criterion needs."""
+        return self.pruning.statistics
+
+    @statistics.setter
+    def statistics(self, shared: Mapping[str, Statistic]) -> None:
+        self.pruning.statistics = shared
+
+    def prune(self, layer: LayerView) -> Tensor:
+        """Choose what the other criterion does."""
+        return self.pruning.prune(layer)
+
+    def refine(self, layers: Sequence[LayerView]) -> dict[str, Tensor]:
+        """Return what is pruned with the chains, as far as it can be replaced; the weights nearest zero first."""
+        refined = {layer.name: layer.pruned for layer in layers} | self.pruning.refine(layers)
+        masks = [mask_of(layer.positions[~refined[layer.name]], layer.shape) for layer in layers]
+        for layer, mask in zip(layers, without_chains(masks), strict=True):
+            pruned = refined[layer.name]
+            chains = ~layer.at_connections(mask) & ~pruned
+            count = min(int(chains.count_nonzero()), max(layer.replaceable - int(pruned.count_nonzero()), 0))
+            refined[layer.name] = pruned | choose(-layer.values.abs(), count, chains, layer.generator)
+        return refined
+
+    def unsuitable(self, shapes: Mapping[str, torch.Size]) -> dict[str, str]:
+        """Return a weight that is alone, and those that are no matrices."""
+        found = {name: "is no matrix (out, in)" for name, shape in shapes.items() if len(shape) != 2}
+        alone = dict.fromkeys(shapes, "has no sparse layer beside it") if len(shapes) == 1 else {}
+        return self.pruning.unsuitable(shapes) | alone | found
+
+    def unreadable(self, names: Collection[str]) -> list[str]:
+        """Return the weights that the other criterion knows nothing about."""
+        return self.pruning.unreadable(names)
+
+    def __repr__(self) -> str:
+        """Return the expression that builds it."""
+        default = type(self.pruning) is MagnitudePruning
+        return f"{type(self).__name__}({'' if default else repr(self.pruning)})"
 
 
 class SignedMagnitudePruning(PruningCriterion):
@@ -188,4 +303,7 @@ PRUNING: dict[str, type[PruningCriterion]] = {
     "inverse_hebbian": InverseHebbianPruning,
     "weighted_hebbian": WeightedHebbianPruning,
     "mixed": MixedPruning,
+    "relative_importance": RelativeImportancePruning,
+    "soft_magnitude": SoftMagnitudePruning,
+    "chain_removal": ChainRemoval,
 }

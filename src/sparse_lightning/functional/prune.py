@@ -4,7 +4,9 @@ Each takes the values of the active connections (nnz), and returns which of them
 that is pruned has to be replaced: rules that may choose more than their fraction take the number that can be.
 """
 
+from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -83,6 +85,46 @@ def at_least(pruned: Tensor, count: int, scores: Tensor, generator: torch.Genera
     """
     missing = count - int(pruned.count_nonzero())
     return pruned if missing <= 0 else pruned | choose(-scores, missing, ~pruned, generator)
+
+
+def relative_importance(values: Tensor, positions: Tensor, shape: torch.Size) -> Tensor:
+    """Return |w| as a share of its output unit's sum, plus |w| as a share of its input unit's (nnz).
+
+    Args:
+        values: The weights of the active connections (nnz).
+        positions: Their sorted indices into the flattened weight, int64 (nnz).
+        shape: The shape of the weight, (out, in, ...); all but the first dimension count as input units.
+
+    >>> relative_importance(torch.tensor([1.0, 3.0, 4.0]), torch.tensor([0, 1, 2]), torch.Size((2, 2)))
+    tensor([0.4500, 1.7500, 1.8000])
+    """
+    magnitudes, inputs = values.abs(), shape[1:].numel()
+    shares = torch.zeros_like(magnitudes)
+    for units, count in ((positions // inputs, shape[0]), (positions % inputs, inputs)):
+        sums = magnitudes.new_zeros(count).index_add_(0, units, magnitudes)
+        shares += magnitudes / sums.index_select(0, units).where(magnitudes > 0, torch.ones_like(magnitudes))
+    return shares
+
+
+def without_chains(masks: Sequence[Tensor]) -> list[Tensor]:
+    """Return masks without the links into units that have no outputs, and out of units that have no inputs.
+
+    Args:
+        masks: Boolean masks, (out, in), each of a layer and the one after it; the outputs of one are the inputs of the
+            next where they are equal in number.
+
+    >>> one, two = torch.tensor([[True], [True]]), torch.tensor([[True, False]])
+    >>> without_chains([one, two])
+    [tensor([[ True],
+            [False]]), tensor([[ True, False]])]
+    """
+    found, before = [mask.clone() for mask in masks], -1
+    while before != (before := sum(int(mask.count_nonzero()) for mask in found)):
+        for one, two in pairwise(found):
+            if two.shape[1:] == one.shape[:1]:
+                one[~two.any(0)] = False
+                two[:, ~one.any(1)] = False
+    return found
 
 
 def _all(values: Tensor) -> Tensor:

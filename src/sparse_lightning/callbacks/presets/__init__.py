@@ -1,6 +1,9 @@
 """The published methods, a file each: PruneRegrow with other defaults, and a card."""
 
 from sparse_lightning.callbacks.presets.acdc import ACDC
+from sparse_lightning.callbacks.presets.cht import CHT
+from sparse_lightning.callbacks.presets.chts import CHTs
+from sparse_lightning.callbacks.presets.chtss import CHTss
 from sparse_lightning.callbacks.presets.gmp import GMP
 from sparse_lightning.callbacks.presets.granet import GraNet
 from sparse_lightning.callbacks.presets.hebbian import HebbianRegrow
@@ -14,11 +17,14 @@ from sparse_lightning.callbacks.prune_regrow import PruneRegrow
 
 __all__ = [
     "ACDC",
+    "CHT",
     "GMP",
     "MEST",
     "PRESETS",
     "SET",
     "SNFS",
+    "CHTs",
+    "CHTss",
     "GraNet",
     "HebbianRegrow",
     "RandomRegrow",
@@ -34,6 +40,9 @@ PRESETS: dict[str, type[PruneRegrow]] = {
     "granet": GraNet,
     "mest": MEST,
     "acdc": ACDC,
+    "cht": CHT,
+    "chts": CHTs,
+    "chtss": CHTss,
     "hebbian": HebbianRegrow,
     "random": RandomRegrow,
     "static": StaticSparse,
