@@ -20,6 +20,7 @@ TABLES = sorted(path.stem for path in Path(experiments.__file__).parent.glob("*.
 ROWS = {"headline": 2, "hebbian_pruning": 24, "hebbian_and_magnitude_pruning": 18, "weighted_magnitude": 6} | {
     "density": 24,
     "lenet_300_100": 7,
+    "chtss_table7": 9,
 }
 
 
