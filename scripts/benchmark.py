@@ -1,6 +1,7 @@
 """Measures sparse_lightning, each row beside what it is compared to in the same run.
 
 step      a training step on connections alone against a dense one, a masked one and SparseLab's; one rewiring
+inference the forward pass of a trained network, dense and after to_csr
 trainer   what Lightning adds to a step on connections
 train.py  an epoch of scripts/train.py on three layers of 1568 units at 1%, masked and on connections
 epoch     an epoch of each arm of the study against a hand-written loop, and Lightning as usually written
@@ -30,7 +31,19 @@ from benchmarks.measuring import Row, measure, summarise, table
 from benchmarks.processes import memory_rows, startup_rows, study_rows
 from benchmarks.rewirings import check_rows, rewire_rows
 
-PARTS = ("step", "trainer", "train.py", "epoch", "rewire", "checks", "startup", "logging", "study", "memory")
+PARTS = (
+    "step",
+    "inference",
+    "trainer",
+    "train.py",
+    "epoch",
+    "rewire",
+    "checks",
+    "startup",
+    "logging",
+    "study",
+    "memory",
+)
 
 
 def choose_rows(args: argparse.Namespace) -> list[Row]:
@@ -41,6 +54,7 @@ def choose_rows(args: argparse.Namespace) -> list[Row]:
     cores = (1,) if quick else (1, 2)
     parts: dict[str, Callable[[], list[Row]]] = {
         "step": lambda: [row for threads in cores for row in steps.step_rows(3 * rounds, threads)],
+        "inference": lambda: steps.inference_rows(3 * rounds),
         "trainer": lambda: steps.trainer_rows(3 * rounds),
         "train.py": lambda: [] if quick else steps.train_rows(min(rounds, 2)),
         "epoch": lambda: epoch_rows(1, 2, 1, ["hebbian"]) if quick else epoch_rows(rounds, args.epochs, 1),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from sparse_lightning import SET, PruneRegrow, SparseLinear, StaticSparse
+from sparse_lightning import SET, PruneRegrow, SparseLinear, StaticSparse, to_csr
 from sparse_lightning.nn.sparse_linear import store_by_feature
 from sparse_lightning.study.train.record import read_metrics
 
@@ -43,6 +43,18 @@ def step_rows(rounds: int, threads: int, batches: Sequence[int] = (32, 128)) -> 
             if batch == max(batches):
                 rewiring = partial(_rewiring, batch=batch, threads=threads, density=density)
                 rows.append(Row("step", f"rewiring, csr {density:.0%}, {where}", rewiring, rounds, (csr,)))
+    return rows
+
+
+def inference_rows(rounds: int, batches: Sequence[int] = (1, 128)) -> list[Row]:
+    """The forward pass of 784-1568-1568-1568-10, on one thread, dense and after to_csr."""
+    rows = []
+    for batch in batches:
+        for density in DENSITIES:
+            pass_ = partial(_inference, batch=batch, density=density)
+            base = Row("inference", f"dense, {density:.0%} nonzero, batch {batch}", pass_, rounds)
+            csr = partial(pass_, convert=partial(to_csr, max_density=0.5))
+            rows += [base, Row("inference", f"to_csr, {density:.0%} nonzero, batch {batch}", csr, rounds, (base,))]
     return rows
 
 
@@ -123,6 +135,26 @@ def _steps(
     held = {tensor.data_ptr(): tensor.nbytes for tensor in tensors}
     torch.set_num_threads(1)
     return {"milliseconds": took, "MiB": sum(held.values()) / 2**20}
+
+
+def _inference(
+    seed: int,
+    folder: Path,
+    *,
+    batch: int,
+    density: float,
+    convert: Callable[[nn.Sequential], nn.Sequential] = nn.Sequential.eval,
+) -> dict[str, float]:
+    """The median of some forward passes."""
+    torch.manual_seed(seed)
+    network = dense(density)
+    masked = StaticSparse(density, distribution="uniform", exclude=str(2 * len(SIZES) - 2), initialization="fan_in")
+    masked.sparsify(network)
+    network, images = convert(network), torch.randn(batch, SIZES[0])
+    with torch.inference_mode():
+        for _ in range(3):
+            network(images)
+        return {"milliseconds": statistics.median(milliseconds(lambda: network(images)) for _ in range(15))}
 
 
 def _training(

@@ -50,7 +50,12 @@ if TYPE_CHECKING:
         WeightedHebbianPruning,
     )
     from sparse_lightning.datamodules.mnist import MNISTDataModule
+    from sparse_lightning.export.csr import to_csr
+    from sparse_lightning.export.dense_small import to_dense_small
     from sparse_lightning.export.inspection import sparsity_report, topology_of
+    from sparse_lightning.export.onnx import to_onnx
+    from sparse_lightning.export.packed import load_safetensors, save_safetensors
+    from sparse_lightning.export.semi_structured import is_n_m, to_semi_structured
     from sparse_lightning.models.sparse_mlp import SparseMLP
     from sparse_lightning.nn.k_winners import KWinners
     from sparse_lightning.nn.sparse_linear import SparseLinear, dense_state_dict
@@ -98,6 +103,11 @@ _NAMES = {
     ),
     "criteria.counts": ("ConstantCount", "GlobalMagnitude", "MomentumRedistribution"),
     "datamodules.mnist": ("MNISTDataModule",),
+    "export.csr": ("to_csr",),
+    "export.dense_small": ("to_dense_small",),
+    "export.onnx": ("to_onnx",),
+    "export.packed": ("load_safetensors", "save_safetensors"),
+    "export.semi_structured": ("is_n_m", "to_semi_structured"),
     "export.inspection": ("sparsity_report", "topology_of"),
     "models.sparse_mlp": ("SparseMLP",),
     "nn.k_winners": ("KWinners",),
@@ -149,7 +159,14 @@ __all__ = [
     "StaticSparse",
     "WeightedHebbianPruning",
     "dense_state_dict",
+    "is_n_m",
+    "load_safetensors",
+    "save_safetensors",
     "sparsity_report",
+    "to_csr",
+    "to_dense_small",
+    "to_onnx",
+    "to_semi_structured",
     "topology_of",
 ]
 

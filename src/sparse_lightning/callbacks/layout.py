@@ -27,7 +27,7 @@ def store_as_csr(module: nn.Module, masks: Mapping[str, Tensor], layout: LayoutN
     Raises:
         ValueError: With ``"csr"``, a layer cannot be replaced; each is named with the reason.
     """
-    reasons = {name: reason for name in masks if (reason := _obstacle(module, name))}
+    reasons = {name: reason for name in masks if (reason := obstacle(module, name))}
     if layout == "csr" and reasons:
         listed = ", ".join(f"{layer_name(name)} ({reason})" for name, reason in reasons.items())
         raise ValueError(
@@ -44,7 +44,7 @@ def store_as_csr(module: nn.Module, masks: Mapping[str, Tensor], layout: LayoutN
         rank_zero_info(f"layout='auto': csr for {_listed(chosen)}; masked for {_listed(dense)}.")
     for name, mask in masks.items():
         if name not in reasons:
-            _replace(module, layer_name(name), mask)
+            replace_linear(module, layer_name(name), mask)
 
 
 def pays(size: int, active: int) -> bool:
@@ -56,7 +56,7 @@ def pays(size: int, active: int) -> bool:
     return active <= size * next(density for largest, density in PAYS if size <= largest)
 
 
-def _obstacle(module: nn.Module, name: str) -> str | None:
+def obstacle(module: nn.Module, name: str) -> str | None:
     """Why a layer cannot be replaced; None if it can."""
     path, _, attribute = name.rpartition(".")
     layer = module.get_submodule(path)
@@ -70,7 +70,7 @@ def _obstacle(module: nn.Module, name: str) -> str | None:
     return None
 
 
-def _replace(module: nn.Module, path: str, mask: Tensor) -> None:
+def replace_linear(module: nn.Module, path: str, mask: Tensor) -> None:
     """Put a SparseLinear at every place where a Linear is."""
     linear = module.get_submodule(path)
     assert isinstance(linear, nn.Linear)

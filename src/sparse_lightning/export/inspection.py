@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from sparse_lightning.callbacks.masks import METADATA
+from sparse_lightning.callbacks.selection import layer_name
 from sparse_lightning.callbacks.summary import shape_of, shares, table
+from sparse_lightning.export.cost import flop_table, latency_table, size_table
+from sparse_lightning.export.dense_small import dense_copy
 from sparse_lightning.nn.sparse_linear import join_weights, named_weights, sparse_layers
 
 Checkpoint = str | PathLike[str] | Mapping[str, Any]
@@ -44,22 +47,36 @@ def topology_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return masks or {name: weight != 0 for name, weight in weights.items() if weight.dim() > 1 and (weight == 0).any()}
 
 
-def sparsity_report(model: nn.Module | Checkpoint, masks: Mapping[str, Tensor] | None = None) -> str:
-    """Return a table of a model's weights: shape, active connections, how many of them are zero, density.
+def sparsity_report(
+    model: nn.Module | Checkpoint,
+    masks: Mapping[str, Tensor] | None = None,
+    *,
+    example: Tensor | None = None,
+    latency: bool = False,
+) -> str:
+    """Return a table of a model's weights: shape, active connections, how many of them are zero, density; its costs.
 
     Args:
         model: A module, or a checkpoint as in :func:`topology_of`.
         masks: The masks of sparse weights, by parameter name, such as ``PruneRegrow.masks``. None takes those of a
             checkpoint. In weights without a mask, those that are not zero count as active.
+        example: An input of the model, (batch, ...). With it the report has bytes and floating-point operations too;
+            see :mod:`sparse_lightning.export.cost` for how they are counted.
+        latency: Whether to measure inference, dense and in CSR, at batches of 1 and 128 samples like `example`.
 
     Returns:
-        A line for each parameter of two or more dimensions, and one for all of them.
+        A line for each parameter of two or more dimensions, and one for all of them; with `example`, tables of costs.
+
+    Raises:
+        ValueError: An example is given without a module, or latency without an example.
 
     >>> print(sparsity_report({"fc.weight": torch.tensor([[0.5, 0.0], [0.0, 0.0]])}))
     parameter  shape  active  of  density  dead
     fc.weight  2x2    1       4   0.2500   0
     all               1       4   0.2500   0
     """
+    if (example is not None and not isinstance(model, nn.Module)) or (latency and example is None):
+        raise ValueError("Expected a module and an example of its input for its costs, got one without the other")
     if isinstance(model, nn.Module):
         layers = {name: layer.weight.detach() for name, layer in sparse_layers(model).items()}
         found: Mapping[str, Tensor] = named_weights(model) | layers
@@ -79,7 +96,19 @@ def sparsity_report(model: nn.Module | Checkpoint, masks: Mapping[str, Tensor] |
             totals = [total + n for total, n in zip(totals, (active, weight.numel(), active - nonzero), strict=True)]
             rows.append((name, shape_of(weight.shape), *shares(active, weight.numel()), f"{active - nonzero:,}"))
     rows.append(("all", "", *shares(*totals[:2]), f"{totals[2]:,}"))
-    return table(rows)
+    costs = [] if example is None or not isinstance(model, nn.Module) else _costs(model, known, example, latency)
+    return "\n\n".join([table(rows), *costs])
+
+
+def _costs(model: nn.Module, known: Mapping[str, Tensor], example: Tensor, latency: bool) -> list[str]:
+    """The tables of what a model costs."""
+    dense = dense_copy(model)
+    weights = {name: weight.detach() for name, weight in dense.named_parameters()}
+    found = {name: known.get(name, weight != 0) for name, weight in weights.items() if weight.dim() > 1}
+    masks = {name: mask for name, mask in found.items() if not mask.all()}
+    densities = {layer_name(name): float(mask.float().mean()) for name, mask in masks.items()}
+    costs = [size_table(weights, masks), flop_table(dense, densities, example)]
+    return [*costs, latency_table(dense, example)] if latency else costs
 
 
 def _masks(content: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -1,0 +1,53 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from exported import IMAGES, TOKENS, mlp, transformer
+from torch import nn
+
+from sparse_lightning import sparsity_report, to_csr
+from sparse_lightning.export.cost import latency_table
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    return {line.split("  ")[0]: line.split()[-3:] for line in text.splitlines() if line}
+
+
+def test_bytes_and_operations_by_hand():
+    linear = nn.Linear(8, 4)
+    linear.weight.data = torch.zeros(4, 8)
+    linear.weight.data[:, 0] = 1.0
+    report = sparsity_report(nn.Sequential(linear, nn.ReLU(), nn.Linear(4, 2)), example=torch.zeros(5, 8))
+    found = rows(report)
+    dense = 4 * (32 + 4 + 8 + 2)
+    assert found["dense"][1:] == [f"{dense}", "1.000"]
+    assert found["csr"][1:] == [f"{dense - 128 + 4 * 4 + 4 * (4 + 5)}", "0.587"]
+    assert found["packed"][1:] == [f"{dense - 128 + 16 + 4}", "0.413"]
+    # A multiplication and an addition a weight: 2 x 32 + 2 x 8 dense, 2 x 4 + 2 x 8 sparse.
+    assert found["inference"] == ["80", "24", "0.300"]
+    assert found["training step"] == ["240", "72", "0.300"]
+    assert found["training step, RigL"] == ["240", f"{(302 * 24 + 80) / 101:.0f}", "0.302"]
+
+
+@pytest.mark.parametrize(("model", "inputs"), [(mlp(), IMAGES), (transformer(), TOKENS), (to_csr(mlp()), IMAGES)])
+def test_a_report_has_all_costs(model, inputs):
+    report = sparsity_report(model, example=inputs[:4], latency=True)
+    for word in ("of dense", "training step, RigL", "csr / dense", "CSR is"):
+        assert word in report
+    assert report.startswith(sparsity_report(model))
+
+
+def test_where_sparse_loses_is_said(monkeypatch):
+    ticks = iter(range(10**6))
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks))
+    monkeypatch.setattr("sparse_lightning.export.cost.time", clock)
+    assert latency_table(mlp(), IMAGES, 3).endswith("CSR is faster than dense at both.")
+    durations = iter([0, 1, 0, 5] * 1000)  # dense takes 1, CSR 5
+    clock.perf_counter = lambda: next(durations)
+    assert latency_table(mlp(), IMAGES, 3).endswith("CSR is slower than dense at batch 1 and batch 128.")
+
+
+def test_costs_ask_for_a_module_and_an_example():
+    for model, options in ((mlp().state_dict(), {"example": IMAGES}), (mlp(), {"latency": True})):
+        with pytest.raises(ValueError, match="Expected a module and an example of its input"):
+            sparsity_report(model, **options)

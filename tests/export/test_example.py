@@ -1,0 +1,14 @@
+import runpy
+
+import pytest
+from common import ROOT
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_example_exports_the_same_function_in_every_way(capsys):
+    main = runpy.run_path(str(ROOT / "examples/export.py"))["main"]
+    differences = main(hidden=60, density=0.05, batches=5)
+    assert set(differences) >= {"dense", "csr", "smaller dense", "loaded from safetensors"}
+    assert max(differences.values()) < 1e-4
+    assert "packed" in capsys.readouterr().out
