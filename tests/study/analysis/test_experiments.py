@@ -105,7 +105,7 @@ def test_one_run_beside_a_published_figure_is_neither_inside_nor_outside(tmp_pat
 def test_an_unknown_experiment_is_compared_with_nothing(tmp_path: Path) -> None:
     make_run(tmp_path, course(0.97, 0, 30), 0, base={**PUBLISHED, "experiment_name": "mine"})
     assert "ublished figures" not in format_report(analyse([tmp_path]))
-    with pytest.raises(ValueError, match=r"Expected experiment_name to be one of density, .*, got 'mine'"):
+    with pytest.raises(ValueError, match=r"Expected experiment_name to be one of chtss_table7, .*, got 'mine'"):
         load("mine")
 
 
