@@ -148,7 +148,10 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["model.lr=1"], "got 'model.lr'. Did you mean 'model.learning_rate'?"),
         (["trainer.logger=false"], "got 'trainer.logger'. Did you mean 'logger'?"),
         (["model.density", "0.1"], "Expected overrides as key=value, got 'model.density'; write model.density=0.1"),
-        (["experiment=foo"], "Expected experiment to be one of chtss_table7, density, headline, hebbian_and_magnitude_pruning, "),
+        (
+            ["experiment=foo"],
+            "Expected experiment to be one of chtss_table7, density, headline, hebbian_and_magnitude_pruning, ",
+        ),
         (["+experiment=foo"], "experiment"),
         (["+foo.bar=0.1"], "Expected a key of the configuration (model, data, sparsity, callbacks, trainer, logger,"),
         (

@@ -51,6 +51,16 @@ def test_the_setting_that_differs_from_the_published_one_is_named(
     assert f"No published figures beside all runs: {reason}" in said
 
 
+def test_what_differs_in_all_arms_is_said_once(tmp_path: Path) -> None:
+    for method in ("SET", "RigL"):
+        changed = {"model.hidden_sizes": [300, 100], "sparsity._target_": f"sparse_lightning.{method}"}
+        make_run(tmp_path, course(0.97, 0, 30), 0, changed)
+    said = " ".join(format_report(analyse([tmp_path])).split())
+    reason = "No published figures beside any arm: hidden_sizes is [300, 100], published [100, 100, 100];"
+    assert reason in said
+    assert said.count("No published figures") == 1
+
+
 def test_the_settings_of_the_repository_are_the_published_ones() -> None:
     settings = {}
     for group, file in (("model", "sparse_mlp"), ("data", "mnist"), ("trainer", "default")):

@@ -210,11 +210,14 @@ def _published(found: Findings, known: Sequence[Experiment]) -> list[str]:
     named = "experiment_name" in found.frame and found.frame["experiment_name"].notna().any()
     reasons: dict[str, list[str]] = {}
     for experiment in known:
-        for arm, settings in found.design.settings.items():
-            differing = experiment.differences(settings)
-            foreign = not named and any(words.startswith("model is") for words in differing)
+        differing = {arm: experiment.differences(settings) for arm, settings in found.design.settings.items()}
+        shared = [
+            words for words in next(iter(differing.values())) if all(words in each for each in differing.values())
+        ]
+        for arm, own in differing.items():
+            foreign = not named and any(words.startswith("model is") for words in own)
             if arm not in matched and not foreign:
-                reasons.setdefault(f"{'; '.join(differing) or 'not all of its arms were run'}.", []).append(arm)
+                reasons.setdefault(f"{'; '.join(shared or own) or 'not all of its arms were run'}.", []).append(arm)
     every = len(found.design.arms)
     beside = {reason: "any arm" if len(arms) == every > 1 else ", ".join(arms) for reason, arms in reasons.items()}
     return [f"No published figures beside {arms}: {reason}" for reason, arms in beside.items()]
