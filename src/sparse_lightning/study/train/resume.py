@@ -1,6 +1,7 @@
 """What is left to do of a run, as its folder shows: everything, the rest, or nothing."""
 
 import contextlib
+import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,11 @@ class RunLockedError(OSError):
 
 class OtherRunError(ValueError):
     """The folder holds a run of other settings or data, which must stay as it is."""
+
+
+def is_first() -> bool:
+    """Whether this is the first process of a distributed run, or the only one."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """One run: from a configuration to a folder with a result, or with the reason why there is none."""
 
-import os
 import sys
 import traceback
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sparse_lightning.study.train.record import ERROR, Job, command_of, command_of_sweep, result_of, sentence, write
-from sparse_lightning.study.train.resume import OtherRunError, RunLockedError, locked
+from sparse_lightning.study.train.resume import OtherRunError, RunLockedError, is_first, locked
 
 GROUPS = ("model", "data", "sparsity", "callbacks", "trainer", "logger", "report")
 KEYS = (*GROUPS, "experiment_name", "seed", "threads", "output_dir", "force", "ckpt_path")
@@ -70,11 +69,6 @@ def prepare(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
         if "hebbian_grow" in cfg.model:  # the model's own sparsity, which is dense from now on
             with open_dict(cfg):
                 cfg.model.update(density=1.0, hebbian_grow=None)
-
-
-def is_first() -> bool:
-    """Whether this is the first process of a distributed run, or the only one."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def attempt(job: Job) -> None:

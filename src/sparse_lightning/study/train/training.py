@@ -34,8 +34,7 @@ from sparse_lightning.study.train.record import (
     write,
 )
 from sparse_lightning.study.train.recorders import Progress, Recorder, WholeCheckpoints
-from sparse_lightning.study.train.resume import SETTINGS, clear, last_checkpoint, refuse_other, settings_of
-from sparse_lightning.study.train.run import is_first
+from sparse_lightning.study.train.resume import SETTINGS, clear, is_first, last_checkpoint, refuse_other, settings_of
 from sparse_lightning.study.train.tensorboard import Board
 
 
