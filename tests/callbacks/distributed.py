@@ -51,6 +51,11 @@ def agreeing(folder: Path) -> dict[str, Any]:
     network, found = convolutional(), {}
     for growth in ("random", "hebbian", "gradient", "momentum"):
         found[growth] = fit(network, PruneRegrow(density=0.5, growth=growth), data, 4)
+    layers = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    for growth in ("random", "gradient", "soft_cannistraci_hebb"):
+        found[f"csr {growth}"] = fit(layers, PruneRegrow(density=0.5, growth=growth, layout="csr"), data, 4)
+        falling = PruneRegrow(density=0.25, initial_density=0.75, growth=growth)
+        found[f"falling {growth}"] = fit(layers, falling, data, 4)
     found["resnet"] = fit(resnet(), PruneRegrow(density=0.3, growth="hebbian"), images, 2)
     fit(network, PruneRegrow(density=0.5, growth="hebbian"), data, 2, save=folder / "two.ckpt")
     callback = PruneRegrow(density=0.5, growth="hebbian")

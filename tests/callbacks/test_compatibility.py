@@ -18,6 +18,15 @@ from sparse_lightning.callbacks import compatibility
 NAMES = ("network.0.weight", "network.3.weight", "network.5.weight")
 
 
+def test_connections_whose_number_changes_are_refused_on_several_processes():
+    for case in ((1, "csr", True), (2, "masked", True), (2, "csr", False)):
+        compatibility.refuse_resizing(*case)
+    with pytest.raises(
+        ValueError, match=r"layout='masked' for a density that changes on 2 processes, got layout='csr'"
+    ):
+        compatibility.refuse_resizing(2, "csr", True)
+
+
 @pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
 def test_a_strategy_that_shards_weights_is_refused_before_anything_is_done(model, net, strategy):
     before = clones(net)

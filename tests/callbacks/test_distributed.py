@@ -44,6 +44,18 @@ def test_masks_weights_and_statistics_are_the_same_on_every_process(agreeing, gr
         assert one["weights"][name].equal(other["weights"][name])
 
 
+@pytest.mark.parametrize("growth", ["random", "gradient", "soft_cannistraci_hebb"])
+@pytest.mark.parametrize("way", ["csr", "falling"])
+def test_connections_alone_and_a_density_that_falls_agree_on_every_process(agreeing, way, growth):
+    one, other = (found[f"{way} {growth}"] for found in agreeing)
+    equal_states(other, one)
+    assert one["callback"]["rewirings"]["number"] == 3
+    values = [one["weights"][name] for name in one["weights"] if name.endswith(".values")]
+    masks = one["callback"]["masks"].values()
+    counts = [len(each) for each in values] if "csr" in way else [int(mask.sum()) for mask in masks]
+    assert counts == ([48, 24] if way == "csr" else [24, 12])
+
+
 def test_a_run_on_two_processes_continues_to_the_bit(agreeing):
     for found in agreeing:
         equal_states(found["continued"], found["hebbian"])

@@ -37,6 +37,18 @@ def refuse_averages(kept: bool) -> None:
         raise ValueError("Expected layout='masked' beside a callback that averages weights, got another layout")
 
 
+def refuse_resizing(processes: int, layout: str, scheduled: bool) -> None:
+    """Refuse stored connections whose number changes on several processes: DDP reduces gradients of a fixed size.
+
+    Raises:
+        ValueError: It would change there.
+    """
+    if processes > 1 and layout != "masked" and scheduled:
+        raise ValueError(
+            f"Expected layout='masked' for a density that changes on {processes} processes, got layout={layout!r}"
+        )
+
+
 def refuse_shared_weights(chosen: Sequence[Collection[str]]) -> None:
     """Refuse weights that more than one PruneRegrow has chosen.
 

@@ -73,6 +73,8 @@ class SparseTraining:
         """Store weights as the layout says, before optimizers are made."""
         if self.topology.layout != "masked":
             compatibility.refuse_averages(keeps_averages(trainer))
+            scheduled = self.topology.selection.initial_density is not None
+            compatibility.refuse_resizing(trainer.world_size, self.topology.layout, scheduled)
             self.sparsify(module, loaded=trainer.ckpt_path is not None and not self._resumed)
             self.topology.store(module)
 
