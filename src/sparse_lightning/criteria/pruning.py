@@ -129,6 +129,9 @@ class ChainRemoval(PruningCriterion):
     follow the one before it, in the order of the model's parameters, where it has as many inputs as that has outputs:
     choose layers in a row by `include` where a model has others.
 
+    Chains let more grow than a pruning by magnitude takes, so that where units die, connections of weight zero can pile
+    up. After ``"signed_magnitude"``, which prunes all zeros, they do not.
+
     Args:
         pruning: The other criterion, by name or as an instance.
 
