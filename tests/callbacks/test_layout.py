@@ -175,6 +175,14 @@ def test_sparse_layers_of_the_model_itself_are_rewired_and_keep_their_number_of_
     assert isinstance(network[2], nn.Linear)
 
 
+def test_a_layer_that_stands_in_two_places_is_stored_once():
+    shared = nn.Linear(40, 40)
+    model = Net(lambda: nn.Sequential(nn.Linear(12, 40), shared, nn.ReLU(), shared, nn.Linear(40, 4)))
+    fit(model, SET(density=0.2, layout="csr"))
+    assert isinstance(model.network[1], SparseLinear)
+    assert model.network[1] is model.network[3]
+
+
 def test_given_masks_are_taken():
     mask = torch.rand(40, 12) < 0.4
     for network in (layers, lambda: nn.Sequential(SparseLinear(12, 40, 0.1), nn.ReLU(), nn.Linear(40, 4))):

@@ -29,6 +29,42 @@ def test_bytes_and_operations_by_hand():
     assert found["training step, RigL"] == ["240", f"{(302 * 24 + 80) / 101:.0f}", "0.302"]
 
 
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.LSTM(8, 12, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+LAYER = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+ATTENTION = 5 * 2 * 2 * 5 * 16  # of each of 5 tokens: queries by keys, attention by values; always dense
+OF_WEIGHTS = 5 * 2 * (4 * 16 * 16 + 2 * 16 * 32)
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "dense", "sparse"),
+    [
+        (nn.TransformerEncoder(LAYER, 2), torch.zeros(3, 5, 16), 2 * (ATTENTION + OF_WEIGHTS), 0.5),
+        (Recurrent(), torch.zeros(3, 5, 8), 5 * 2 * 4 * 12 * (8 + 12), 0.5),
+        (nn.Conv2d(4, 6, 3, groups=2), torch.zeros(3, 4, 4, 4), 2 * 2 * 2 * 6 * 2 * 9, 0.5),
+    ],
+)
+def test_operations_are_counted_inside_fused_layers(model, example, dense, sparse):
+    masks = {name: torch.arange(p.numel()).view_as(p) % 2 == 0 for name, p in model.named_parameters() if p.dim() > 1}
+    found = rows(sparsity_report(model.eval(), masks, example=example))["inference"]
+    attention = 2 * ATTENTION if isinstance(model, nn.TransformerEncoder) else 0
+    assert found[:2] == [f"{dense:,}", f"{round((dense - attention) * sparse + attention):,}"]
+
+
+def test_a_sparse_weight_without_operations_is_named():
+    model = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 2))
+    masks = {"0.weight": torch.eye(6, 4).bool()}
+    report = sparsity_report(model, masks, example=torch.zeros(3, dtype=torch.long))
+    assert report.endswith("No operations were seen of 0.weight.")
+
+
 @pytest.mark.parametrize(("model", "inputs"), [(mlp(), IMAGES), (transformer(), TOKENS), (to_csr(mlp()), IMAGES)])
 def test_a_report_has_all_costs(model, inputs):
     report = sparsity_report(model, example=inputs[:4], latency=True)

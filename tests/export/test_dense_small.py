@@ -59,3 +59,44 @@ def test_removal_goes_on_from_layer_to_layer():
 def test_what_does_not_look_at_each_unit_by_itself_is_refused(between):
     with pytest.raises(ValueError, match="Expected two Linear layers in a row"):
         to_dense_small(nn.Sequential(nn.Linear(2, 3), between, nn.Linear(3, 1)))
+
+
+class Residual(nn.Sequential):
+    def forward(self, inputs):
+        hidden = self[0](inputs)
+        return self[2](hidden.relu()) + hidden.sum(1, keepdim=True)
+
+
+class TiedOutput(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4))
+        self.head = nn.Linear(4, 6)
+        self.head.weight = self.layers[0].weight
+
+    def forward(self, inputs):
+        return self.head(self.layers(inputs))
+
+
+def used_twice() -> nn.Module:
+    layer = nn.Linear(4, 4)
+    return nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(4, 2))
+
+
+def with_a_hook() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    model[0].register_forward_hook(lambda module, inputs, output: output + 1)
+    return model
+
+
+@pytest.mark.parametrize(
+    "model", [Residual(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), TiedOutput(), used_twice(), with_a_hook()]
+)
+def test_layers_that_something_else_reads_keep_their_shape(model):
+    """Beside them stands a pair that is made smaller, and the outputs stay the same."""
+    whole = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4), nn.Softmax(-1), model).eval()
+    PruneRegrow(0.2, distribution="uniform", seed=1).sparsify(whole)
+    small, inputs = to_dense_small(whole), torch.randn(9, 4)
+    assert small[0].out_features < 8
+    torch.testing.assert_close(small(inputs), whole(inputs))
+    assert size(small[4]) == size(model)

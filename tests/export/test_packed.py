@@ -94,3 +94,11 @@ def test_the_bare_model_loads_it(tmp_path):
     bare.load_state_dict(load_safetensors(tmp_path / "model"))
     assert bare.eval()(IMAGES).equal(model(IMAGES))
     assert isinstance(bare.network[0], nn.Linear)
+
+
+def test_a_checkpoint_is_taken_and_one_without_weights_refused(tmp_path):
+    model = mlp()
+    save_safetensors({"state_dict": model.state_dict(), "epoch": 3}, tmp_path / "model")
+    assert load_safetensors(tmp_path / "model").keys() == model.state_dict().keys()
+    with pytest.raises(ValueError, match="Expected a model, a state_dict or a checkpoint with weights, got none"):
+        save_safetensors({"epoch": 3}, tmp_path / "none")

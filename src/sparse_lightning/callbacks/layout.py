@@ -75,12 +75,13 @@ def replace_linear(module: nn.Module, path: str, mask: Tensor) -> None:
     linear = module.get_submodule(path)
     assert isinstance(linear, nn.Linear)
     layer = SparseLinear.from_linear(linear, mask)
-    for parent in module.modules():
-        for child, each in parent.named_children():
-            if each is linear:
-                setattr(parent, child, layer)
-                if isinstance(parent, nn.TransformerEncoderLayer):
-                    parent.activation_relu_or_gelu = 0  # evaluates by its layers, not by a kernel for dense weights
+    for place, each in list(module.named_modules(remove_duplicate=False)):
+        if each is linear:
+            path, _, child = place.rpartition(".")
+            parent = module.get_submodule(path)
+            setattr(parent, child, layer)
+            if isinstance(parent, nn.TransformerEncoderLayer):
+                parent.activation_relu_or_gelu = 0  # evaluates by its layers, not by a kernel for dense weights
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -2,12 +2,18 @@
 
 import statistics
 import time
-from collections.abc import Mapping
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice, repeat
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from sparse_lightning.callbacks.summary import table
 from sparse_lightning.export.csr import to_csr
@@ -41,29 +47,25 @@ def size_table(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> st
     return table(rows_of)
 
 
-def flop_table(model: nn.Module, densities: Mapping[str, float], example: Tensor) -> str:
+def flop_table(model: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> str:
     """Return floating-point operations of one sample: of inference, and of a training step.
 
-    Dense ones are counted by ``torch.utils.flop_counter``; a layer's sparse ones are its density's share of them. A
-    training step takes three times the forward pass (Evci et al. 2020, "Rigging the Lottery", appendix H), with RigL
-    every 100 steps (3 s x 100 + 2 s + d) / 101, for s sparse and d dense operations of the forward pass.
+    Each product of a sparse weight counts by its density. A training step takes three times the forward pass (Evci et
+    al. 2020, "Rigging the Lottery", appendix H), with RigL every 100 steps (3 s x 100 + 2 s + d) / 101, for s sparse
+    and d dense operations of the forward pass.
 
     Args:
         model: A dense model.
-        densities: The density of each sparse layer, by the layer's name.
+        masks: The masks of its sparse parameters, by name.
         example: An input, (batch, ...).
     """
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    counter = _WeightFlops(model)
+    with counter, torch.no_grad(), _plain_kernels():
         model(example)
-    counts = counter.get_flop_counts()
     samples = max(len(example), 1)
-    dense = sum(counts["Global"].values()) / samples
-    prefix = type(model).__name__
-    saved = sum(
-        sum(counts.get(f"{prefix}.{name}", {}).values()) / samples * (1 - density)
-        for name, density in densities.items()
-    )
-    sparse = dense - saved
+    dense = sum(counter.flops.values()) / samples
+    unused = {name: float(1 - mask.float().mean()) for name, mask in masks.items()}
+    sparse = dense - sum(counter.flops[name] * share for name, share in unused.items()) / samples
     rows = [("operations of a sample", "dense", "sparse", "sparse / dense")]
     for word, one, other in (
         ("inference", dense, sparse),
@@ -71,7 +73,47 @@ def flop_table(model: nn.Module, densities: Mapping[str, float], example: Tensor
         ("training step, RigL", 3 * dense, (302 * sparse + dense) / 101),
     ):
         rows.append((word, f"{one:,.0f}", f"{other:,.0f}", f"{other / max(one, 1):.3f}"))
-    return table(rows)
+    uncounted = sorted(name for name in masks if not counter.flops[name])
+    note = [f"No operations were seen of {', '.join(uncounted)}."] if uncounted else []
+    return "\n".join([table(rows), *note])
+
+
+class _WeightFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts floating-point operations, by the parameter that takes part in them; those of none under "".
+
+    Attributes:
+        flops: Operations by the parameter's name.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops: Counter[str] = Counter()
+        self._names = {weight.untyped_storage().data_ptr(): name for name, weight in model.named_parameters()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket in flop_registry:
+            tensors = (value for value in args if isinstance(value, Tensor) and value.dim() > 1)
+            names = [self._names.get(value.untyped_storage().data_ptr(), "") for value in tensors]
+            flops = flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=out)
+            self.flops[max(names, default="")] += flops
+        return out
+
+
+@contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Computes by single products: fused kernels of attention and recurrent layers hide theirs from a count."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),  # mkldnn.flags warns of Intel GPUs, which nothing asked for
+            sdpa_kernel(SDPBackend.MATH),
+            torch.backends.mkldnn.flags(enabled=False),
+        ):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def latency_table(model: nn.Module, example: Tensor, repetitions: int = 30) -> str:

@@ -1,6 +1,7 @@
 """A trained sparse model as a smaller dense one: units that nothing enters, or that lead nowhere, are left out."""
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -23,10 +24,11 @@ def to_dense_small(model: M) -> M:
     Between two Linear layers that follow each other, in an ``nn.Sequential`` or in an ``nn.TransformerEncoderLayer``,
     a unit without outputs is removed; one without inputs has a constant value, which goes into the next layer's bias.
     What stands between may be batch normalisation, dropout and activations that look at each unit by itself. In
-    evaluation mode the outputs are the same up to rounding. Sparse layers come out dense.
+    evaluation mode the outputs are the same up to rounding. Sparse layers come out dense. Layers that are used twice,
+    share weights or have hooks stay as they are, and so do those of an ``nn.Sequential`` with a ``forward`` of its own.
 
     Args:
-        model: A trained model; it is left as it is.
+        model: A trained model that reads hidden values through these layers alone; it is left as it is.
 
     Raises:
         ValueError: The model has no such two layers.
@@ -45,7 +47,8 @@ def to_dense_small(model: M) -> M:
     if not found:
         raise ValueError(
             "Expected two Linear layers in a row, in an nn.Sequential or an nn.TransformerEncoderLayer, with nothing "
-            f"but batch norm, dropout and activations between them, got none in {type(model).__name__}"
+            "but batch norm, dropout and activations between them, used once, without tied weights or hooks, got "
+            f"none in {type(model).__name__}"
         )
     while any(_shrink(*pair) for pair in found):
         pass
@@ -59,9 +62,24 @@ def dense_copy(model: M) -> M:
 
 
 def _pairs(module: nn.Module) -> Iterator[tuple[nn.Linear, list[nn.Module], nn.Linear]]:
-    """All pairs of Linear layers with what stands between them."""
+    """All pairs of Linear layers with what stands between them that may change their shapes."""
+    places = Counter(each for _, each in module.named_modules(remove_duplicate=False))
+    owners = Counter(weight for each in module.modules() for weight in each.parameters(recurse=False))
+    for pair in _neighbours(module):
+        first, between, second = pair
+        if all(
+            places[each] <= 1
+            and not (each._forward_hooks or each._forward_pre_hooks)
+            and all(owners[weight] <= 1 for weight in each.parameters())
+            for each in (first, *between, second)
+        ):
+            yield pair
+
+
+def _neighbours(module: nn.Module) -> Iterator[tuple[nn.Linear, list[nn.Module], nn.Linear]]:
+    """All pairs of Linear layers that follow each other."""
     for each in module.modules():
-        if isinstance(each, nn.Sequential):
+        if isinstance(each, nn.Sequential) and type(each).forward is nn.Sequential.forward:
             yield from _in_a_row(list(each))
         elif isinstance(each, nn.TransformerEncoderLayer):
             activation = each.activation if isinstance(each.activation, nn.Module) else _Function(each.activation)
@@ -132,6 +150,9 @@ def _dense(module: nn.Module) -> nn.Module:
     """A module with Linear layers in place of its sparse ones."""
     if isinstance(module, SparseLinear):
         return module.to_linear()
-    for name, child in module.named_children():
-        setattr(module, name, _dense(child))
+    sparse = {each: each.to_linear() for each in module.modules() if isinstance(each, SparseLinear)}
+    for place, each in list(module.named_modules(remove_duplicate=False)):
+        if isinstance(each, SparseLinear):
+            path, _, child = place.rpartition(".")
+            setattr(module.get_submodule(path), child, sparse[each])
     return module

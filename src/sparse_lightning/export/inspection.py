@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from sparse_lightning.callbacks.masks import METADATA
-from sparse_lightning.callbacks.selection import layer_name
 from sparse_lightning.callbacks.summary import shape_of, shares, table
 from sparse_lightning.export.cost import flop_table, latency_table, size_table
 from sparse_lightning.export.dense_small import dense_copy
@@ -106,8 +105,7 @@ def _costs(model: nn.Module, known: Mapping[str, Tensor], example: Tensor, laten
     weights = {name: weight.detach() for name, weight in dense.named_parameters()}
     found = {name: known.get(name, weight != 0) for name, weight in weights.items() if weight.dim() > 1}
     masks = {name: mask for name, mask in found.items() if not mask.all()}
-    densities = {layer_name(name): float(mask.float().mean()) for name, mask in masks.items()}
-    costs = [size_table(weights, masks), flop_table(dense, densities, example)]
+    costs = [size_table(weights, masks), flop_table(dense, masks, example)]
     return [*costs, latency_table(dense, example)] if latency else costs
 
 

@@ -18,7 +18,7 @@ _KEY, _ESCAPE = "sparse_lightning", 255
 
 
 def save_safetensors(
-    model: nn.Module | Mapping[str, Tensor], path: str | PathLike[str], *, masks: Mapping[str, Tensor] | None = None
+    model: nn.Module | Mapping[str, Any], path: str | PathLike[str], *, masks: Mapping[str, Tensor] | None = None
 ) -> None:
     """Write the weights of a model to a safetensors file, the sparse ones as values and a packed topology.
 
@@ -26,17 +26,21 @@ def save_safetensors(
     or as a bit for each weight, whichever takes less. Other tensors are written as they are.
 
     Args:
-        model: A model or its ``state_dict``; sparse layers are written under the names of dense ones.
+        model: A model, its ``state_dict`` or a checkpoint with one; sparse layers are written under the names of dense
+            ones.
         path: The file.
         masks: Masks by parameter name, such as ``PruneRegrow.masks``: connections that are zero stay connections.
             None: those that a ``state_dict`` carries from a training, else what is not zero.
 
     Raises:
+        ValueError: There are no weights in it.
         ImportError: safetensors is not installed; ``pip install 'sparse_lightning[export]'`` does that.
     """
     from safetensors.torch import save_file
 
-    state = model.state_dict() if isinstance(model, nn.Module) else model
+    state = model.state_dict() if isinstance(model, nn.Module) else model.get("state_dict", model)
+    if not any(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError("Expected a model, a state_dict or a checkpoint with weights, got none")
     known = masks if masks is not None else getattr(state, "_metadata", {}).get("", {}).get(METADATA, {})
     tensors: dict[str, Tensor] = {}
     packed: dict[str, dict[str, Any]] = {}
