@@ -1,4 +1,4 @@
-"""The command line of `scripts/train.py`: help with words, errors as sentences, the report of a study at its end."""
+"""The command line of training: help with words, errors as sentences, the report of a study at its end."""
 
 import difflib
 import os
@@ -14,9 +14,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
+from sparse_lightning import __version__
 from sparse_lightning.study.sweep.names import key_of, sweep_with_groups
 from sparse_lightning.study.sweep.progress import StudyProgress, reason
-from sparse_lightning.study.train.record import result_of, sentence
+from sparse_lightning.study.train.record import program, result_of, sentence
 from sparse_lightning.study.train.resume import is_locked
 from sparse_lightning.study.train.run import GROUPS
 
@@ -25,12 +26,12 @@ TRIES = 4  # how often a multirun is started, when its launcher breaks down or o
 USAGE = """\
 Trains a sparse MLP on MNIST that is pruned and regrown between epochs, or any LightningModule on any data.
 
-  python scripts/train.py                                               one run
-  python scripts/train.py model.hebbian_grow=false seed=3               one run with two overrides
-  python scripts/train.py --config-name study                           the published experiment, 16 runs
-  python scripts/train.py -m model.hebbian_grow=true,false 'seed=range(8)'   the same, by overrides
-  python scripts/train.py -m sparsity=set,rigl,static 'seed=range(4)'   methods of the literature
-  python scripts/report.py FOLDER                                       the report of a folder of runs, at any time
+  {train}                                               one run
+  {train} model.hebbian_grow=false seed=3               one run with two overrides
+  {train} --config-name study                           the published experiment, 16 runs
+  {train} -m model.hebbian_grow=true,false 'seed=range(8)'   the same, by overrides
+  {train} -m sparsity=set,rigl,static 'seed=range(4)'   methods of the literature
+  {report} FOLDER                                       the report of a folder of runs, at any time
 
 Overrides are key=value; group=name chooses one of a group's files, and --config-dir FOLDER adds files of your own.
 With -m a key may have several values, and each combination is a run, on every core (hydra.launcher.n_jobs=N for fewer).
@@ -49,9 +50,8 @@ def command(main: Callable[[], object], conf: Path) -> None:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.argv[1:] == ["--version"]:
-        from sparse_lightning import __version__
-
-        sys.exit(print(f"sparse_lightning {__version__}"))
+        print(f"sparse_lightning {__version__}")
+        sys.exit()
     OmegaConf.register_new_resolver("help_text", lambda: _help(conf), replace=True)
     traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing
@@ -72,6 +72,9 @@ def command(main: Callable[[], object], conf: Path) -> None:
         if StudyProgress.refused is None:
             raise
         sys.exit(f"Error: {explain(StudyProgress.refused, conf)}" if not traceback else end.code)
+    except BrokenPipeError:  # what reads the output has ended, as in `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         if traceback:
             raise
@@ -223,7 +226,8 @@ def _keys(conf: Path) -> list[str]:
 
 def _help(conf: Path) -> str:
     """Usage, and every key with the words beside it in its file."""
-    sections = [USAGE]
+    train = program()
+    sections = [USAGE.format(train=train, report=train.replace("train", "report"))]
     for path in sorted(conf.glob("*.yaml")) + sorted(conf.glob("*/*.yaml")) + sorted(conf.glob("hydra/*/*.yaml")):
         group = path.parent.relative_to(conf).as_posix().strip(".")
         lines = path.read_text(encoding="utf-8").splitlines()

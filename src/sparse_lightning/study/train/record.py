@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from omegaconf import OmegaConf
 CONFIG, METRICS, RESULT, ERROR, CHECKPOINTS = "config.yaml", "metrics.csv", "result.json", "error.txt", "checkpoints"
 LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", ".previous"
 DEGREES = "connections.npz"
+INSTALLED = "sparse-lightning train"  # how sys.argv names the installed command
 SWEEP = "multirun.yaml"  # Hydra's, in the folder of a multirun
 DATA = "data_sha256"  # in the configuration: the data that the run was trained on
 # Settings that may differ when a run is continued: where it is, and how it is watched.
@@ -78,7 +80,12 @@ def command_of(config_name: str | None, overrides: Iterable[str], *options: str)
     "python scripts/train.py -m 'seed=range(2)' trainer.max_epochs=3"
     """
     named = [] if config_name in (None, "config") else ["--config-name", str(config_name)]
-    return shlex.join(["python", "scripts/train.py", *named, *options, *overrides])
+    return f"{program()} {shlex.join([*named, *options, *overrides])}".rstrip()
+
+
+def program() -> str:
+    """How training was started: by the installed command, or by a checkout's script."""
+    return sys.argv[0] if sys.argv[0] == INSTALLED else "python scripts/train.py"
 
 
 def command_of_sweep(folder: Path) -> str:
