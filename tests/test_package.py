@@ -47,6 +47,15 @@ def test_what_is_public_is_found_and_documented(name: str) -> None:
     assert set(inspect.signature(public).parameters) - {"args", "kwargs"} <= documented(public)
 
 
+def test_the_reference_has_all_that_is_public() -> None:
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md"))
+    assert sorted(re.findall(r"^.. auto(?:class|function):: (\w+)$", pages, re.M)) == sorted(sparse_lightning.__all__)
+
+
+def test_there_is_one_version() -> None:
+    assert f"version: {sparse_lightning.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "src").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_each_module_says_what_belongs_in_it(path: Path) -> None:
     described = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))

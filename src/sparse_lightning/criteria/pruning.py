@@ -46,7 +46,7 @@ class MagnitudePruning(PruningCriterion):
 
 
 class MagnitudeAndGradientPruning(PruningCriterion):
-    """Prunes the connections of the lowest |w| + factor |dL/dw| (MEST, Yuan et al. 2021, section 3.2).
+    """Prunes the connections of the lowest ``|w|`` + factor ``|dL/dw|`` (MEST, Yuan et al. 2021, section 3.2).
 
     The gradient is that of the step just taken, after reduction over ranks and clipping.
 
@@ -81,7 +81,7 @@ class MagnitudeAndGradientPruning(PruningCriterion):
 
 
 class RelativeImportancePruning(PruningCriterion):
-    """Prunes what matters least to both of its units: |w| over its row's sum plus |w| over its column's (CHTs).
+    """Prunes what matters least to both of its units: ``|w|`` over its row's sum plus ``|w|`` over its column's (CHTs).
 
     Zhang et al. 2025; a unit's last strong connection is worth more than one of many (as in Zhang et al. 2024, "Plug-
     and-Play: An Efficient Post-training Pruning Method for Large Language Models"). Zeros come first, within the
@@ -96,10 +96,10 @@ class RelativeImportancePruning(PruningCriterion):
 
 
 class SoftMagnitudePruning(PruningCriterion):
-    """Draws what to keep, in proportion to |w| to a power that grows from 1 to 3 over the training (CHTs).
+    """Draws what to keep, in proportion to ``|w|`` to a power that grows from 1 to 3 over the training (CHTs).
 
     Args:
-        relative: Draw in proportion to relative importance, as :class:`RelativeImportancePruning`, in place of |w|.
+        relative: Draw in proportion to relative importance, as :class:`RelativeImportancePruning`, in place of ``|w|``.
 
     Raises:
         ValueError: It is neither true nor false.

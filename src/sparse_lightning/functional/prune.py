@@ -88,7 +88,7 @@ def at_least(pruned: Tensor, count: int, scores: Tensor, generator: torch.Genera
 
 
 def relative_importance(values: Tensor, positions: Tensor, shape: torch.Size) -> Tensor:
-    """Return |w| as a share of its output unit's sum, plus |w| as a share of its input unit's (nnz).
+    """Return ``|w|`` as a share of its output unit's sum, plus ``|w|`` as a share of its input unit's (nnz).
 
     Args:
         values: The weights of the active connections (nnz).

@@ -21,9 +21,9 @@ from sparse_lightning.functional.schedules import DensityScheduleName, Schedule,
 class CHTs(PruneRegrow):
     """Cannistraci-Hebb training, soft rule: both what to prune and what to grow are drawn by their scores.
 
-    What it does: after each epoch connections are kept in a draw in proportion to |w| to a power that grows from 1 to 3
-    over the training, and new ones are drawn in proportion to their Cannistraci-Hebb scores. When to use it: as CHT;
-    the draw keeps it from growing the same communities again and again.
+    What it does: after each epoch connections are kept in a draw in proportion to ``|w|`` to a power that grows from 1
+    to 3 over the training, and new ones are drawn in proportion to their Cannistraci-Hebb scores. When to use it: as
+    CHT; the draw keeps it from growing the same communities again and again.
 
     Published defaults: prune_fraction 0.3, CH2-L3n, every epoch; ``growth=SoftCannistraciHebbGrowth("ch3_l3p")`` is its
     path-based variant.

@@ -21,10 +21,10 @@ from sparse_lightning.functional.schedules import DensityScheduleName, Schedule,
 class MEST(PruneRegrow):
     """Memory-economic sparse training: prune by weight and gradient, grow at random, less and less.
 
-    What it does: after each epoch connections of the lowest |w| + 0.01 |dL/dw| are pruned and as many random ones grow;
-    the fraction falls in a line. When to use it: where memory is short, since growth needs no dense gradient. With
-    ``initial_density`` above the density and ``density_schedule="steps"`` it is its elastic mutation with a soft memory
-    bound (EM&S).
+    What it does: after each epoch connections of the lowest ``|w|`` + 0.01 ``|dL/dw|`` are pruned and as many random
+    ones grow; the fraction falls in a line. When to use it: where memory is short, since growth needs no dense
+    gradient. With ``initial_density`` above the density and ``density_schedule="steps"`` it is its elastic mutation
+    with a soft memory bound (EM&S).
 
     Published defaults: uniform densities, random growth, importance of weight and gradient.
     Source: Yuan et al. 2021, "MEST: Accurate and Fast Memory-Economic Sparse Training Framework on the Edge", NeurIPS.
