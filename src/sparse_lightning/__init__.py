@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         PruningCriterion,
     )
     from sparse_lightning.criteria.coactivation import CoactivationTracker
+    from sparse_lightning.criteria.combined import FixedDegreeGrowth, PhasedGrowth, SoftGrowth
     from sparse_lightning.criteria.counts import ConstantCount, GlobalMagnitude, MomentumRedistribution
     from sparse_lightning.criteria.growth import (
         CannistraciHebbGrowth,
@@ -101,6 +102,7 @@ _NAMES = {
         "SignedMagnitudePruning",
         "WeightedHebbianPruning",
     ),
+    "criteria.combined": ("FixedDegreeGrowth", "PhasedGrowth", "SoftGrowth"),
     "criteria.counts": ("ConstantCount", "GlobalMagnitude", "MomentumRedistribution"),
     "datamodules.mnist": ("MNISTDataModule",),
     "export.csr": ("to_csr",),
@@ -128,6 +130,7 @@ __all__ = [
     "CoactivationTracker",
     "ConstantCount",
     "CountCriterion",
+    "FixedDegreeGrowth",
     "GlobalMagnitude",
     "GraNet",
     "GradientGrowth",
@@ -145,6 +148,7 @@ __all__ = [
     "MixedPruning",
     "MomentumGrowth",
     "MomentumRedistribution",
+    "PhasedGrowth",
     "PruneRegrow",
     "PruningCriterion",
     "RandomGrowth",
@@ -153,6 +157,7 @@ __all__ = [
     "RigL",
     "SignedMagnitudePruning",
     "SoftCannistraciHebbGrowth",
+    "SoftGrowth",
     "SoftMagnitudePruning",
     "SparseLinear",
     "SparseMLP",

@@ -1,14 +1,17 @@
 """Connections pruned and grown: small ones by hand, then what must hold for all."""
 
+import numpy as np
 import pytest
 import torch
 from drawn import bits, scored, some
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
+from scipy.optimize import linprog
 from torch import Tensor
 
 from sparse_lightning.functional import grow
-from sparse_lightning.functional.grow import highest
+from sparse_lightning.functional.grow import exchange_ends, highest
 from sparse_lightning.functional.masks import choose, derived_generator, mask_of, positions_of
 
 
@@ -133,3 +136,49 @@ def test_one_number_for_all_scores_draws_uniformly_in_memory_of_the_draw_alone()
 def test_one_number_for_all_scores_must_be_finite(value):
     with pytest.raises(ValueError, match="Expected finite scores"):
         highest(torch.tensor(value).expand(4, 5), 3, torch.tensor([0]), derived_generator(0))
+
+
+def best_with_degrees(chosen, taken, scores):
+    """The highest sum of scores that a choice with these degrees can have: a transportation problem, solved exactly."""
+    out, width = chosen.shape
+    rows = sparse.kron(sparse.eye(out), np.ones((1, width)))
+    columns = sparse.kron(np.ones((1, out)), sparse.eye(width))
+    degrees = np.concatenate([chosen.sum(1), chosen.sum(0)])
+    bounds = np.stack([np.zeros(out * width), (~taken).flatten().double().numpy()], 1)
+    return -linprog(-scores.flatten().numpy(), A_eq=sparse.vstack([rows, columns]), b_eq=degrees, bounds=bounds).fun
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_exchanged_ends_keep_every_degree_and_come_near_the_best(seed):
+    generator = torch.Generator().manual_seed(seed)
+    taken = torch.rand(20, 50, generator=generator) < 0.2
+    scores = torch.rand(20, 50, generator=generator).double()
+    chosen = mask_of(highest(torch.zeros(()).expand(20, 50), 250, positions_of(taken), generator), (20, 50))
+    found = exchange_ends(chosen, taken, scores, generator)
+    assert found.sum(0).equal(chosen.sum(0))
+    assert found.sum(1).equal(chosen.sum(1))
+    assert not (found & taken).any()
+    first, last, best = (
+        float(scores[chosen].sum()),
+        float(scores[found].sum()),
+        best_with_degrees(chosen, taken, scores),
+    )
+    assert (last - first) / (best - first) > 0.9
+
+
+def test_exchanges_of_equal_scores_forget_the_choice():
+    """Every choice of one connection in each row and each column of three is as likely."""
+    found = torch.zeros(6)
+    orders = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
+    for seed in range(1200):
+        generator = torch.Generator().manual_seed(seed)
+        mask = exchange_ends(
+            torch.eye(3).bool(), torch.zeros(3, 3).bool(), torch.zeros(()).expand(3, 3), generator, rounds=20 + seed % 2
+        )
+        found[orders.index(tuple(mask.float().argmax(1).tolist()))] += 1
+    assert (found - 200).abs().max() < 5 * (200 * 5 / 6) ** 0.5
+
+
+def test_a_single_connection_has_nothing_to_exchange_with():
+    chosen = torch.tensor([[False, True], [False, False]])
+    assert exchange_ends(chosen, ~chosen, torch.ones(2, 2), torch.Generator()).equal(chosen)

@@ -15,7 +15,8 @@ from sparse_lightning.study.sweep.names import jobs_of
 from sparse_lightning.study.train.record import result_of
 from sparse_lightning.study.train.run import prepare
 
-NAMES = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+FILES = {path.stem: OmegaConf.load(path) for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
+NAMES = sorted(name for name, content in FILES.items() if "experiment_name" in content)  # those that were published
 TABLES = sorted(path.stem for path in Path(experiments.__file__).parent.glob("*.json"))
 ROWS = {"headline": 2, "hebbian_pruning": 24, "hebbian_and_magnitude_pruning": 18, "weighted_magnitude": 6} | {
     "density": 24,
@@ -38,8 +39,19 @@ def configurations(name: str) -> list[DictConfig]:
 
 
 def test_every_published_table_has_a_study() -> None:
-    named = {OmegaConf.load(ROOT / "conf" / "experiment" / f"{name}.yaml").experiment_name for name in NAMES}
-    assert named == set(TABLES)
+    assert {FILES[name].experiment_name for name in NAMES} == set(TABLES)
+
+
+def test_the_arms_that_take_hebbian_growth_apart_differ_in_growth_alone() -> None:
+    configs = configurations("hebbian_why")
+    growths = [OmegaConf.to_container(config.sparsity).pop("growth") for config in configs]
+    assert [growth if isinstance(growth, str) else growth["_target_"].rpartition(".")[2] for growth in growths] == [
+        *("random", "hebbian", "FixedDegreeGrowth", "FixedDegreeGrowth"),
+        *("SoftGrowth", "SoftGrowth", "SoftGrowth", "PhasedGrowth", "PhasedGrowth"),
+    ]
+    for config in configs:
+        config.sparsity.growth = None
+        assert config == configs[0]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -76,3 +76,52 @@ def exchange(
     number = (len(positions) if count is None else count) - len(kept)
     grown = highest(scores, number, kept if regrow else positions, generator)
     return dropped[~contains(grown, dropped)], grown[~contains(positions, grown)]
+
+
+def exchange_ends(
+    chosen: Tensor, taken: Tensor, scores: Tensor, generator: torch.Generator, *, rounds: int = 200
+) -> Tensor:
+    """Exchange the ends of connections, two by two, so that each unit keeps its number of them.
+
+    In a round the connections are paired at random; (i, j) and (k, l) become (i, l) and (k, j) where these are free and
+    have together the higher scores. Where one number stands for all scores, ``torch.zeros(()).expand(shape)``, each
+    exchange that is possible is made: a random walk over the choices with these numbers (Milo et al. 2003, "On the
+    uniform generation of random graphs with prescribed degree sequences").
+
+    Args:
+        chosen: Connections chosen, boolean, (out, in).
+        taken: Connections that cannot be chosen, boolean, (out, in).
+        scores: A finite number for each connection, (out, in).
+        generator: CPU generator that pairs them.
+        rounds: How often they are paired.
+
+    Returns:
+        A choice with as many connections in each row and in each column, boolean, (out, in).
+
+    >>> chosen = torch.tensor([[True, False], [False, True]])
+    >>> exchange_ends(chosen, torch.zeros(2, 2, dtype=torch.bool), torch.tensor([[0.0, 1.0], [1.0, 0.0]]),
+    ...               torch.Generator())
+    tensor([[False,  True],
+            [ True, False]])
+    """
+    width, free = chosen.shape[1], ~(taken | chosen).flatten()
+    rows, columns = chosen.nonzero().unbind(1)
+    always, values = scores.numel() > 1 and not any(scores.stride()), scores.flatten().double()
+    pairs = len(rows) // 2
+    numbers = torch.arange(pairs, device=chosen.device).repeat(2)
+    for _ in range(rounds if pairs else 0):
+        order = torch.randperm(len(rows), generator=generator).to(chosen.device)
+        rows, columns = rows[order], columns[order]
+        one, two = slice(0, pairs), slice(pairs, 2 * pairs)
+        old = torch.cat([rows[one] * width + columns[one], rows[two] * width + columns[two]])
+        new = torch.cat([rows[one] * width + columns[two], rows[two] * width + columns[one]])
+        # Of several pairs that would take one free connection, the first does.
+        owners = torch.full_like(values, pairs, dtype=torch.int64).scatter_reduce(0, new, numbers, "amin")
+        possible = (free[new] & (owners[new] == numbers)).view(2, -1).all(0)
+        better = (values[new] - values[old]).view(2, -1).sum(0) > 0
+        swap = possible & (always | better)
+        free[old[swap.repeat(2)]], free[new[swap.repeat(2)]] = True, False
+        columns = torch.cat(
+            [columns[two].where(swap, columns[one]), columns[one].where(swap, columns[two]), columns[2 * pairs :]]
+        )
+    return torch.zeros_like(chosen).index_put_((rows, columns), torch.ones((), dtype=torch.bool, device=chosen.device))

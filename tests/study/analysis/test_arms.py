@@ -47,6 +47,17 @@ SWEEPS: dict[str, tuple[list[Mapping[str, Any]], list[str]]] = {
         ],
         ["sparsity=SET", "sparsity=SNFS"],
     ),
+    "a name or an object": (
+        [
+            {"sparsity.growth": "random"},
+            *({"sparsity.growth._target_": "theirs.Near", "sparsity.growth.power": power} for power in (1.0, 2.5)),
+        ],
+        ["growth=random", "growth=Near(power=1)", "growth=Near(power=2.5)"],
+    ),
+    "an argument of an object": (
+        [{"sparsity.growth._target_": "theirs.Near", "sparsity.growth.power": power} for power in (1.0, 2.5)],
+        ["power=1", "power=2.5"],
+    ),
     "lists": (
         [{"model.hidden_sizes": sizes} for sizes in ([100, 100], [300])],
         ["hidden_sizes=[100, 100]", "hidden_sizes=[300]"],

@@ -94,6 +94,7 @@ def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd
     labels = runs[[name for name in runs if name not in outcomes]].map(label)
     settings = [dict(zip(map(str, labels), levels, strict=True)) for levels in labels.to_numpy().tolist()]
     seeds = [name for name in map(str, labels) if name.rpartition(".")[2] == "seed"]
+    labels = _objects(labels)
     factors, moved = _factors(labels[[name for name in labels if name not in seeds]])
     titles = _titles(factors)
     levels = {titles[name]: _short(name, labels[name]) for name in factors}
@@ -119,6 +120,27 @@ def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd
     return design, runs[~repeated].reset_index(drop=True), notes
 
 
+def _objects(labels: pd.DataFrame) -> pd.DataFrame:
+    """Settings in which an object within a group is one, where its class alone does not tell the runs apart.
+
+    There it takes the place of its arguments; elsewhere its class and its arguments stand alone.
+    """
+    for name in [name for name in map(str, labels) if name.endswith(_CLASS) and name.count(".") > 1]:
+        parent = name.removesuffix(_CLASS)
+        whole = parent if parent in labels else parent.rpartition(".")[2]
+        objects = labels.loc[labels[name] != "null"]
+        if labels[name].nunique() > 1 and (objects.groupby(name)[whole].nunique() > 1).any():
+            labels = labels.drop(columns=[each for each in map(str, labels) if each.startswith(f"{parent}.")])
+        else:
+            labels = labels.assign(**{whole: labels[whole].where(labels[name] == "null", "null")})
+    return labels
+
+
+def _follow(labels: pd.DataFrame, name: str, others: Sequence[str]) -> bool:
+    """Whether a setting varies, and is the same wherever the others are."""
+    return labels[name].nunique() > 1 and bool((labels.groupby(list(others))[name].nunique() == 1).all())
+
+
 def _factors(labels: pd.DataFrame) -> tuple[list[str], list[str]]:
     """The settings that split runs into arms, and those that differ too but only move along with others.
 
@@ -133,7 +155,7 @@ def _factors(labels: pd.DataFrame) -> tuple[list[str], list[str]]:
         within = (
             [other for other in varying if other != DATA] if name == DATA else around if name in classes else classes
         )
-        return bool(within) and bool((labels.groupby(within)[name].nunique() == 1).all())
+        return bool(within) and _follow(labels, name, within)
 
     moved = [name for name in varying if follows(name)]
     return [name for name in varying if name not in moved], moved

@@ -23,10 +23,10 @@ def load_runs(*folders: str | Path, metric: str | None = None, mode: str | None 
 
     Columns: `run`, the folder's name, and `folder`; `status`, one of finished, diverged (finished, but a loss or the
     metric is not a number), failed, unfinished and unreadable, and `error`, the reason; `metric` and `mode`, what it
-    is judged by and whether its highest (max) or lowest (min) value is the best; every setting under its last name, or
-    under its dotted name where groups differ in it; for train_acc, val_acc and the metric ``_max``, ``_max_epoch``,
-    ``_min``, ``_min_epoch``, ``_median`` and ``_last``, epochs counted from 0; `epochs`, how many there are;
-    `run_time` and `mean_epoch_time` in seconds.
+    is judged by and whether its highest (max) or lowest (min) value is the best; every setting under its last name,
+    or under its dotted name where groups differ in it or it is an argument of an object within a group; for
+    train_acc, val_acc and the metric ``_max``, ``_max_epoch``, ``_min``, ``_min_epoch``, ``_median`` and ``_last``,
+    epochs counted from 0; `epochs`, how many there are; `run_time` and `mean_epoch_time` in seconds.
 
     Args:
         folders: Folders of runs.
@@ -159,14 +159,31 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def flat(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by dotted name; what builds an object is entered, other mappings and lists are values."""
+    """Settings by dotted name; what builds an object is entered, other mappings and lists are values.
+
+    An object within a group is a setting as a whole too, besides those of its arguments.
+    """
     for key, value in config.items():
         if isinstance(value, Mapping) and (not prefix or "_target_" in value):
             yield from flat(value, f"{prefix}{key}.")
+            if prefix:
+                yield f"{prefix}{key}", expression(value)
         elif isinstance(value, Mapping):
             yield f"{prefix}{key}", f"{{{', '.join(f'{name}: {label(level)}' for name, level in value.items())}}}"
         elif key == "_target_" or not str(key).startswith("_"):
             yield f"{prefix}{key}", _tuples(value)
+
+
+def expression(value: Any) -> str:
+    """A setting as an object of its class would be built.
+
+    >>> expression({"_target_": "sparse_lightning.SoftGrowth", "growth": "hebbian", "temperature": 4.0})
+    'SoftGrowth(growth=hebbian, temperature=4)'
+    """
+    if not (isinstance(value, Mapping) and "_target_" in value):
+        return label(_tuples(value))
+    arguments = (f"{name}={expression(each)}" for name, each in value.items() if not str(name).startswith("_"))
+    return f"{str(value['_target_']).rpartition('.')[2]}({', '.join(arguments)})"
 
 
 def _tuples(value: Any) -> Any:
@@ -175,10 +192,13 @@ def _tuples(value: Any) -> Any:
 
 
 def _short_names(settings: pd.DataFrame, taken: set[str]) -> pd.DataFrame:
-    """Each setting under its last name, if those that share it are the same in every run and the name is free."""
+    """Each setting under its last name, if those that share it are the same in every run and the name is free.
+
+    Arguments of an object within a group keep their dotted names.
+    """
     groups: dict[str, list[str]] = {}
-    for column in settings:
-        groups.setdefault(str(column).rpartition(".")[2], []).append(str(column))
+    for column in map(str, settings):
+        groups.setdefault(column if column.count(".") > 1 else column.rpartition(".")[2], []).append(column)
     short: dict[str, pd.Series[Any]] = {}
     for name, columns in groups.items():
         same = all(settings[column].equals(settings[columns[0]]) for column in columns)

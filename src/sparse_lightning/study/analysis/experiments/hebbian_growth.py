@@ -94,8 +94,9 @@ def _original(row: Mapping[Hashable, Any]) -> dict[str, Any]:
     """A run in the terms of the published experiment."""
 
     def setting(name: str) -> Any:
-        """A setting of the sparsity, or else of the model."""
-        found = (row.get(key) for key in (f"sparsity.{name}", f"model.{name}", name))
+        """A setting of the pruning, the sparsity, or else of the model."""
+        places = ("sparsity.pruning.", "sparsity.", "model.", "")
+        found = (row.get(f"{place}{name}") for place in places)
         return next((value for value in found if value is not None and value == value), None)
 
     growth, target = setting("growth"), setting("pruning._target_")
