@@ -79,6 +79,11 @@ def test_an_unknown_layer_name_gets_the_nearest_one():
         select(Mixed(), exclude="haed")
 
 
+def test_a_name_without_the_path_before_it_gets_a_star():
+    with pytest.raises(ValueError, match=r"got only .*: did you mean '\*out_proj'"):
+        select(Mixed(), include="out_proj")
+
+
 def test_the_density_of_a_pattern_is_spread_over_what_it_matches():
     counts = select(Mixed(), density={"conv": 0.5, "*": 0.1}, distribution="erk").counts
     assert counts["conv.weight"] == 36

@@ -207,7 +207,8 @@ class _Inventory:
         ]
         if not names and not (computed and any(matches(name, pattern) for name in self.computed)):
             layers = [layer_name(name) for name in self.usual]
-            hint = nearest(pattern, layers)
+            anywhere = any(matches(name, f"*{pattern}") for name in self.parameters)
+            hint = f"did you mean '*{pattern}'?" if anywhere else nearest(pattern, layers)
             raise ValueError(
                 f"Expected a layer to match {pattern!r} in {argument}, got only {', '.join(layers) or 'none'}"
                 + (f": {hint}" if hint else "")

@@ -67,7 +67,8 @@ def draw(findings: Findings) -> Iterator[Picture]:
         if any(name in rows for rows in curves.values()):
             alt = f"{name} over epochs; at the last epoch: {_ends(curves, name)}"
             yield Picture(f"learning_curves_{name}", name, BAND, alt, learning_curve(curves, name))
-    for metric in findings.main_metrics if findings.comparisons else ():
+    several = any((pair.main["pairs"] > 1).any() for pair in findings.comparisons)
+    for metric in findings.main_metrics if several else ():  # one point is no figure
         caption = "A dot for each seed: arm minus reference. The diamond is their mean, the bar its 95% interval."
         means = {f"{pair.arm} minus {pair.reference}": row_of(pair.main, metric.name) for pair in findings.comparisons}
         alt = "; ".join(f"{pair}: {metric.show(row['difference'], sign=True)}" for pair, row in means.items())
@@ -174,7 +175,7 @@ def speed(findings: Findings, curves: Curves) -> Figure:
         mean = np.array([np.mean([epochs for epochs, _ in runs]) for runs in needed])
         missed = np.array([not all(reached for _, reached in runs) for runs in needed])
         colour, dash = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
-        axes.plot(shown.scale * levels, mean, color=colour, linestyle=dash, label=_cut(arm))
+        axes.plot(shown.scale * levels, mean, color=colour, linestyle=dash, label=_broken(arm, 56))
         axes.plot(shown.scale * levels[missed], mean[missed], "o", color=colour, markersize=4, markerfacecolor="white")
     axes.axvline(shown.scale * findings.threshold, color="#666666", linewidth=0.9, linestyle=":")
     axes.set(xlabel=shown.heading, ylabel="epochs", ylim=(0, 1.05 * findings.horizon))
@@ -260,7 +261,7 @@ def _figure(axes: Axes) -> Figure:
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    columns = 1 if max(map(len, labels), default=0) > 24 else 2
+    columns = 1 if max(map(len, labels), default=0) > 24 else 2  # letters; half the width holds no more
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
 
 
@@ -271,9 +272,13 @@ def _line(axes: Axes, rows: pd.DataFrame, name: str, scale: float, number: int, 
     wide = scale * rows.pivot(index="epoch", columns="run", values=name).dropna(how="all")
     mean, spread = wide.mean(axis=1), wide.std(axis=1).fillna(0.0)
     colour, dash = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
-    axes.plot(mean.index, mean, color=colour, linestyle=dash, marker="o" if len(mean) == 1 else "", label=_cut(label))
+    axes.plot(
+        mean.index, mean, color=colour, linestyle=dash, marker="o" if len(mean) == 1 else "", label=_broken(label, 56)
+    )
     axes.fill_between(mean.index, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if len(mean) == 1:
+        axes.set_xlim(mean.index[0] - 0.5, mean.index[0] + 0.5)  # so that no tick is between epochs
     return mean
 
 
