@@ -32,7 +32,7 @@ def alone(epochs: int, batches: int = 60) -> list[str]:
 
 
 def command(folder: Path, epochs: int, seeds: int, *more: str, batches: int = 60) -> list[str]:
-    overrides = [*alone(epochs, batches), f"seed=range({seeds})", f"output_dir={folder}"]
+    overrides = [*alone(epochs, batches), f"seed=range({seeds})", f"output_dir={folder}", "report.make=false"]
     return [sys.executable, str(TRAIN), *GRID, *overrides, *more]
 
 

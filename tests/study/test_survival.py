@@ -67,6 +67,7 @@ def test_a_study_whose_processes_are_killed_again_and_again_ends_as_if_left_in_p
 
 
 def test_the_same_command_trains_nothing_twice_adds_new_runs_and_refuses_other_settings(peace, tmp_path):
+    assert not (peace / "report.html").exists()  # report.make is false
     folder = copy_of(peace, tmp_path / "peace", HEBBIAN, "hebbian_grow=false,seed=0")
     before = results(folder)
     refused = study(folder, "model.density=0.1")
@@ -88,7 +89,7 @@ def test_the_same_command_trains_nothing_twice_adds_new_runs_and_refuses_other_s
 
 def test_a_run_that_raises_and_one_that_is_killed_leave_the_others_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-    done = study(tmp_path, "model._target_=failing.Failing", "model.hebbian_grow=true", seeds=4)
+    done = study(tmp_path, "model._target_=failing.Failing", "model.hebbian_grow=true", "report.make=true", seeds=4)
     assert done.returncode == 1
     frame = load_runs(tmp_path).set_index("seed")
     assert dict(frame["status"]) == {0: "finished", 1: "failed", 2: "failed", 3: "finished"}

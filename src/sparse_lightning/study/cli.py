@@ -182,7 +182,9 @@ def _report() -> bool:
     missing, runs = study.missing(), study.runs()
     diverged = [path for path in runs if result_of(path).get("diverged")]
     shown = ""
-    if len(missing) < len(runs):
+    if len(missing) < len(runs) and not study.report:
+        print("", study.folder, sep="\n")
+    elif len(missing) < len(runs):
         print("Making the report ...", flush=True)
         try:
             from sparse_lightning.study.analysis.report import make_report

@@ -67,7 +67,7 @@ class StudyProgress(Callback):
             StudyProgress.watch.stop()
         slots = {"processes": config.hydra.launcher.get("n_jobs"), "basic": 1}
         at_once = slots.get(config.hydra.runtime.choices["hydra/launcher"], 0)
-        StudyProgress.watch = Watch(folder, epochs, at_once)
+        StudyProgress.watch = Watch(folder, epochs, at_once, report=config.report.get("make", True))
         StudyProgress.watch.start()
 
 
@@ -108,11 +108,12 @@ class Watch(threading.Thread):
         folder: The folder of the multirun.
         epochs: The number of epochs of each run by its name, 0 where unknown; empty for all runs of the folder.
         at_once: How many runs are trained at once; -1 for one per core, 0 if unknown.
+        report: Whether a report is wanted in the end.
     """
 
-    def __init__(self, folder: Path, epochs: Mapping[str, int], at_once: int = 0) -> None:
+    def __init__(self, folder: Path, epochs: Mapping[str, int], at_once: int = 0, report: bool = True) -> None:
         super().__init__(daemon=True)
-        self.folder, self.epochs, self.at_once = folder, epochs, at_once
+        self.folder, self.epochs, self.at_once, self.report = folder, epochs, at_once, report
         self._over = threading.Event()
 
     def runs(self) -> list[Path]:

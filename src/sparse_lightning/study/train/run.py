@@ -60,6 +60,8 @@ def prepare(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     _expect(_is_integer(cfg.seed, 0) and cfg.seed < 2**32, "seed to be an integer from 0", cfg.seed)
     _expect(_is_integer(cfg.threads, 1), "threads to be an integer from 1", cfg.threads)
     _expect(cfg.report.mode in ("max", "min"), "report.mode to be max or min", cfg.report.mode)
+    make = cfg.report.get("make", True)
+    _expect(isinstance(make, bool), "report.make to be true or false", make)
     _expect(isinstance(cfg.report.metric, str), "report.metric to be the name of a metric", cfg.report.metric)
     if cfg.sparsity.get("_target_"):
         for key in (override.lstrip("+").partition("=")[0] for override in overrides):
