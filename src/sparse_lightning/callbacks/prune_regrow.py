@@ -159,7 +159,9 @@ class PruneRegrow(SparseTrainingHooks):
             factor=self.fraction_factor,
             criteria=[each for each in (self.growth, self.pruning, self.counts) if each is not None],
             reset_optimizers=optimizer_state == "reset",
-            reads_gradient=any(each is not None and each.reads_gradient for each in (self.growth, self.pruning)),
+            reads_gradient=any(
+                each is not None and each.reads_gradient for each in (self.growth, self.pruning, self.counts)
+            ),
             seed=seed,
         )
 
