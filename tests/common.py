@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import forked
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.loggers import Logger
@@ -23,8 +24,7 @@ CONSTANT = partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[])
 
 def script(name: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run one of the scripts as a user would."""
-    command = [sys.executable, ROOT / "scripts" / name, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forked.run([sys.executable, ROOT / "scripts" / name, *arguments])
     assert not check or done.returncode == 0, done.stderr
     return done
 

@@ -1,8 +1,8 @@
 """One small study by every launcher of a cluster; that of this machine is tested with whole studies."""
 
-import subprocess
 from pathlib import Path
 
+import forked
 import pytest
 from survival import command, differences
 
@@ -12,7 +12,7 @@ EPOCHS = 2
 
 def launch(folder: Path, launcher: str) -> Path:
     line = [each for each in command(folder, EPOCHS, 1, f"hydra/launcher={launcher}") if "n_jobs" not in each]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    done = forked.run(line)
     assert done.returncode == 0, done.stderr
     return folder
 

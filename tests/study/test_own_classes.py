@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pandas as pd
 import pytest
 import torch
@@ -41,7 +42,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
     ]
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths}
-    return folder, subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return folder, forked.run(command, env=environment)
 
 
 def test_each_run_has_a_record_by_its_own_metric(study: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -115,7 +116,7 @@ def test_the_example_of_an_own_study_runs_by_its_command(tmp_path: Path) -> None
     command += ["trainer.max_epochs=2", "seed=range(2)", "logger=csv", f"output_dir={tmp_path}"]
     paths = os.pathsep.join(["examples", os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    done = forked.run(command, ROOT, environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "sparsity=GrowTheLonely minus sparsity=SET" in done.stdout
     assert "best val_loss" in done.stdout

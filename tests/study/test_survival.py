@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from common import ROOT
@@ -36,7 +37,7 @@ HEBBIAN = "hebbian_grow=true,seed=0"
 
 def study(folder: Path, *more: str, seeds: int = 1) -> subprocess.CompletedProcess[str]:
     """Run the command for two arms of so many seeds."""
-    return subprocess.run(command(folder, EPOCHS, seeds, *more), capture_output=True, text=True, check=False)
+    return forked.run(command(folder, EPOCHS, seeds, *more))
 
 
 @pytest.fixture(scope="module")
