@@ -8,6 +8,7 @@ import torch
 from criteria.tracker_reference import Reference, attached
 from lightning.pytorch import Callback
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sparse_lightning import HebbianGrowth, PruneRegrow, SparseMLP
 from sparse_lightning.criteria.coactivation import CoactivationTracker
@@ -46,6 +47,20 @@ def test_counts_go_on_beyond_what_32_bits_hold():
     network(torch.ones(5, 1))
     tracker.count()
     assert tracker.total(name).item() == tracker.samples[name] == 2**31 + 3
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_activation_checkpointing_counts_each_sample_once(use_reentrant):
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU())
+    tracker, inputs = attached(network), torch.randn(7, 6, requires_grad=True)
+    network(inputs)
+    tracker.count()
+    expected = tracker.counts
+    tracker.reset()
+    checkpoint(network, inputs, use_reentrant=use_reentrant).sum().backward()
+    tracker.count()
+    assert tracker.samples == {"0.weight": 7, "2.weight": 7}
+    torch.testing.assert_close(tracker.counts, expected)
 
 
 def test_several_passes_count_together():

@@ -35,7 +35,7 @@ def test_a_checkpoint_gives_its_masks_back(trained):
 def test_bare_weights_give_the_topology_that_they_have(trained, tmp_path):
     callback, module, _ = trained
     torch.save(module.state_dict(), tmp_path / "bare.pt")
-    for checkpoint in (tmp_path / "bare.pt", module.state_dict()):
+    for checkpoint in (tmp_path / "bare.pt", module.state_dict(), module):
         found = topology_of(checkpoint)
         assert list(found) == list(callback.masks)
         assert all(mask.equal(module.get_parameter(name) != 0) for name, mask in found.items())

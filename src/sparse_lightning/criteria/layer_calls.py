@@ -185,6 +185,8 @@ class LayerCalls:
         """Whether this call of a layer, and not of a copy of it, is recorded."""
         if not (layer.training or self._count_validation) or id(layer) not in self._names:
             return False
+        if torch._C._current_graph_task_id() != -1:  # activation checkpointing repeats the forward pass in the backward
+            return False
         # Nor is one of a transformed function, such as vmap and grad of torch.func, whose tensors do not outlive it.
         transformed = torch._C._functorch.maybe_current_level() is not None
         return not transformed and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]

@@ -19,15 +19,16 @@ from sparse_lightning.nn.sparse_linear import join_weights, named_weights, spars
 Checkpoint = str | PathLike[str] | Mapping[str, Any]
 
 
-def topology_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Return the masks of a checkpoint, for :meth:`PruneRegrow.start_from <sparse_lightning.PruneRegrow.start_from>`.
+def topology_of(checkpoint: nn.Module | Checkpoint) -> dict[str, Tensor]:
+    """Return the masks of a checkpoint or a model, for :meth:`PruneRegrow.start_from <sparse_lightning.PruneRegrow.start_from>`.
 
     Where :class:`~sparse_lightning.PruneRegrow` has trained, its masks are in the checkpoint, also in one that was
     saved with ``save_weights_only``. In other weights the active connections of each matrix or kernel are those that
     are not zero; a weight without zeros is left out.
 
     Args:
-        checkpoint: A file that Lightning or ``torch.save`` has written, or what is in one, or a ``state_dict``.
+        checkpoint: A file that Lightning or ``torch.save`` has written, or what is in one, a ``state_dict``, or a
+            module.
 
     Returns:
         Boolean masks shaped like the weights, by parameter name.
@@ -39,7 +40,7 @@ def topology_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
     >>> topology_of({"fc.weight": torch.tensor([[0.5, 0.0]]), "fc.bias": torch.zeros(1)})
     {'fc.weight': tensor([[ True, False]])}
     """
-    content = _content(checkpoint)
+    content = checkpoint.state_dict() if isinstance(checkpoint, nn.Module) else _content(checkpoint)
     stored = {name: weight for name, weight in _tensors(content).items() if weight.layout == torch.sparse_csr}
     masks = {name: torch.ones_like(weight).to_dense() != 0 for name, weight in stored.items()} | _masks(content)
     weights = {} if masks else _weights(content)
