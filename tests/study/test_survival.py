@@ -105,6 +105,19 @@ def test_a_run_that_raises_and_one_that_is_killed_leave_the_others_alone(tmp_pat
     assert (tmp_path / "report.html").exists()
 
 
+@pytest.mark.parametrize("seconds", [0.0, 1.5, 3.5])
+def test_an_interrupt_while_processes_start_is_one_sentence(tmp_path, seconds):
+    line = command(tmp_path, 50, 1)
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True) as process:
+        while not descendants(process.pid):  # its fork server, which imports PyTorch
+            assert process.poll() is None
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        os.kill(process.pid, signal.SIGINT)
+        printed = process.stderr.read().decode()
+    assert (process.returncode, printed) == (1, "Stopped with 0 of 2 runs finished. The same command does the rest.\n")
+
+
 @pytest.mark.parametrize("group", [True, False])
 def test_an_interrupt_stops_every_process_and_says_how_to_continue(tmp_path, group):
     with subprocess.Popen(

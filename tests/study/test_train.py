@@ -16,6 +16,9 @@ from common import ROOT, SHORT, script
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from sparse_lightning import __version__
+from sparse_lightning.study.cli import _in_the_case_of_files
+
 
 def refusal(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     """What the command prints to stderr before it ends with status 1; in this process, to be quick."""
@@ -132,6 +135,18 @@ def test_help_describes_every_key() -> None:
         assert printed[line + 1].startswith("      ")
 
 
+def test_a_method_is_found_in_any_case_of_its_name() -> None:
+    assert "_target_: sparse_lightning.RigL" in script("train.py", "sparsity=RigL", "--cfg", "job").stdout
+    for given, meant in (("SET,chtss/CHTs_L3n", "set,chtss/chts_l3n"), ("SET,mine", "set,mine"), ("a=b", "a=b")):
+        assert _in_the_case_of_files(f"sparsity={given}", ROOT / "conf") == f"sparsity={meant}"
+    assert _in_the_case_of_files("seed=A", ROOT / "conf") == "seed=A"
+
+
+def test_the_version_is_that_of_the_package_beside_anything_else() -> None:
+    for more in ([], ["seed=3"]):
+        assert script("train.py", "--version", *more).stdout == f"sparse_lightning {__version__}\n"
+
+
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of another architecture."""
@@ -155,8 +170,8 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["+experiment=foo"], "experiment"),
         (["+foo.bar=0.1"], "Expected a key of the configuration (model, data, sparsity, callbacks, trainer, logger,"),
         (
-            ["sparsity=SET"],
-            "hebbian, mest, model, none, random, rigl, set, snfs, static, weighted, got 'SET'. Did you mean 'set'?",
+            ["sparsity=sett"],
+            "hebbian, mest, model, none, random, rigl, set, snfs, static, weighted, got 'sett'. Did you mean 'set'?",
         ),
         (["sparsity.density=0.1"], "Expected sparsity=NAME to choose what has 'sparsity.density', as in sparsity=set"),
         (["sparsity=set", "model.density=0.1"], "Expected sparsity.density instead of model.density"),

@@ -20,11 +20,12 @@ Checkpoint = str | PathLike[str] | Mapping[str, Any]
 
 
 def topology_of(checkpoint: nn.Module | Checkpoint) -> dict[str, Tensor]:
-    """Return the masks of a checkpoint or a model, for :meth:`PruneRegrow.start_from <sparse_lightning.PruneRegrow.start_from>`.
+    """Return the masks of a checkpoint or a model.
 
-    Where :class:`~sparse_lightning.PruneRegrow` has trained, its masks are in the checkpoint, also in one that was
-    saved with ``save_weights_only``. In other weights the active connections of each matrix or kernel are those that
-    are not zero; a weight without zeros is left out.
+    They are what :meth:`PruneRegrow.start_from <sparse_lightning.PruneRegrow.start_from>` takes. Where
+    :class:`~sparse_lightning.PruneRegrow` has trained, its masks are in the checkpoint, also in one that was saved with
+    ``save_weights_only``. In other weights the active connections of each matrix or kernel are those that are not zero;
+    a weight without zeros is left out.
 
     Args:
         checkpoint: A file that Lightning or ``torch.save`` has written, or what is in one, a ``state_dict``, or a

@@ -49,13 +49,14 @@ def command(main: Callable[[], object], conf: Path) -> None:
         conf: The folder of configuration files, whose comments are the help.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if sys.argv[1:] == ["--version"]:
+    if "--version" in sys.argv[1:]:
         print(f"sparse_lightning {__version__}")
         sys.exit()
     OmegaConf.register_new_resolver("help_text", lambda: _help(conf), replace=True)
     traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing
     try:
+        sys.argv[1:] = [_in_the_case_of_files(word, conf) for word in sys.argv[1:]]
         if {"-m", "--multirun"} & set(sys.argv):
             _sweep_with_groups()
         for _ in range(TRIES):
@@ -65,6 +66,7 @@ def command(main: Callable[[], object], conf: Path) -> None:
             sys.argv[1:] = [override for override in sys.argv[1:] if key_of(override) != "force"]
         failed = _report()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the key may be pressed more than once
         sys.exit(_stopped())
     except SystemExit as end:
         if StudyProgress.watch:
@@ -82,6 +84,27 @@ def command(main: Callable[[], object], conf: Path) -> None:
         _report()
         failed = True
     sys.exit(failed)
+
+
+def _in_the_case_of_files(word: str, conf: Path) -> str:
+    """An override that chooses from a group, such as sparsity=SET,RigL, with the names of its files."""
+    group, _, names = word.partition("=")
+    folders = [folder / group for folder in (conf, _own_conf()) if folder and group in GROUPS]
+    files = [path.relative_to(folder).with_suffix("") for folder in folders for path in folder.rglob("*.yaml")]
+    known = {path.as_posix().lower(): path.as_posix() for path in reversed(files)} | {
+        path.as_posix(): path.as_posix() for path in files
+    }
+    chosen = [known.get(name, known.get(name.lower(), name)) for name in names.split(",")]
+    return f"{group}={','.join(chosen)}" if files else word
+
+
+def _own_conf() -> Path | None:
+    """The folder of --config-dir, if it is given."""
+    given = dict(zip(sys.argv, sys.argv[1:], strict=False)) | dict(
+        each.split("=", 1) for each in sys.argv if "=" in each
+    )
+    folder = given.get("--config-dir") or given.get("-cd")
+    return Path(folder).resolve() if folder else None
 
 
 def _sweep_with_groups() -> None:
@@ -210,11 +233,8 @@ def _report() -> bool:
 def _keys(conf: Path) -> list[str]:
     """The keys of the configuration, with the groups that the command chooses, as far as it can be read."""
     chosen = [each for each in sys.argv[1:] if key_of(each) in GROUPS and "," not in each]
-    given = dict(zip(sys.argv, sys.argv[1:], strict=False)) | dict(
-        each.split("=", 1) for each in sys.argv if "=" in each
-    )
-    if folder := given.get("--config-dir") or given.get("-cd"):
-        chosen.append(f"hydra.searchpath=['file://{Path(folder).resolve()}']")
+    if folder := _own_conf():
+        chosen.append(f"hydra.searchpath=['file://{folder}']")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         try:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparse_lightning import __version__
-from sparse_lightning.study.train.record import INSTALLED
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -21,6 +20,8 @@ usage: sparse-lightning train [options] [overrides]    train one run of an exper
 
 def main() -> None:
     """The installed command: its first word says what to do, the others are for that."""
+    from sparse_lightning.study.train.record import INSTALLED
+
     known = {"train": train, "report": report}
     word = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if word in known:

@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -59,6 +60,8 @@ def start(job: Job, work: Callable[[Job], None] = attempt) -> BaseProcess:
 def _start(work: Callable[[Any], None], argument: Any) -> BaseProcess:
     _CONTEXT.set_forkserver_preload(["sparse_lightning.study.train.training"])
     process: BaseProcess = _CONTEXT.Process(target=_serve, args=(work, argument))
+    if sys.platform != "win32":
+        multiprocessing.resource_tracker.ensure_running()  # which lets interrupts through when it starts
     with _interrupts_blocked():  # which the fork server and its processes inherit
         process.start()
     return process
