@@ -10,7 +10,7 @@ from sparse_lightning.study.analysis.arms import arrange
 from sparse_lightning.study.analysis.experiments import experiments_of
 from sparse_lightning.study.analysis.findings import Comparison, Findings, dead_connections
 from sparse_lightning.study.analysis.metrics import Metric, Mode, describe
-from sparse_lightning.study.analysis.statistics import direction, mean_interval, probability, row_of, seeds
+from sparse_lightning.study.analysis.statistics import direction, interval, probability, row_of, seeds
 
 SPREAD = ["min", "max", "mean", "std"]
 
@@ -116,7 +116,7 @@ def cells_table(findings: Findings) -> Table:
             continue
         metric = by_name[cell.metric]
         values = findings.table.loc[findings.table["arm"].isin(arms), cell.metric].astype(float).dropna()
-        low, high = mean_interval(values.to_numpy())
+        low, high = interval(values.to_numpy())
         inside = low - cell.resolution <= cell.value <= high + cell.resolution
         span = "-" if math.isnan(low) else f"{metric.show(low)} to {metric.show(high)}"
         place = "not known" if math.isnan(low) else "inside" if inside else "outside"
@@ -160,7 +160,7 @@ def comparison_table(compared: Comparison, shown: Sequence[Metric], topology: bo
 
 COMPARISON_CAPTION = (
     "Arm and reference: mean ± standard deviation over their runs. Difference: mean over pairs of runs with the same "
-    "seed, with its 95% bootstrap interval (BCa); differences of percentages are in percentage points. p: permutation "
+    "seed, with its 95% interval by Student's t; differences of percentages are in percentage points. p: permutation "
     "test of the signs; Holm's correction is over the rows of a table. Standardised difference: mean difference "
     "divided by the standard deviation of the differences. Pairs needed: for a power of 80% after the correction. "
     "Significant: "
