@@ -1,0 +1,198 @@
+"""The plots of a report: arms, tables and curves in, Matplotlib figures out, each small enough for a phone.
+
+Colours are those of Okabe and Ito (2008), distinct for the colour-blind and, with line styles, in grey print.
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from sparse_lightning.study.analysis.findings import Findings
+from sparse_lightning.study.analysis.metrics import TOPOLOGY, Metric, column, describe, epochs_to
+from sparse_lightning.study.analysis.statistics import Numbers, differences, row_of
+from sparse_lightning.study.train.record import read_degrees
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+WIDTH = 4.5  # inches, of every figure
+LONGEST = 80  # letters of an arm in a figure
+Curves = Mapping[str, pd.DataFrame]  # of each arm: the metrics of its runs, with columns `epoch` and `run`
+
+
+def learning_curve(curves: Curves, name: str) -> Figure:
+    """A metric over epochs, a line for each arm."""
+    figure = Figure(figsize=(WIDTH, 2.9 + 0.1 * len(curves)))
+    axes, shown = figure.subplots(), describe(name)
+    means = [_line(axes, rows, name, shown.scale, number, arm) for number, (arm, rows) in enumerate(curves.items())]
+    later = pd.concat([mean.iloc[min(1, len(mean) - 1) :] for mean in means if len(mean)])
+    if later.max() > later.min():  # the first epoch would press all others together
+        margin = 0.15 * (later.max() - later.min())
+        axes.set_ylim(later.min() - margin, later.max() + margin)
+    axes.set(xlabel="epoch", ylabel=shown.heading)
+    _legend(figure, axes)
+    return figure
+
+
+def paired_differences(findings: Findings, metric: Metric) -> Figure:
+    """Every pair's difference, with their mean and its 95% interval; a row for each comparison."""
+    pairs, scale = findings.comparisons, metric.scale
+    axes = _rows([f"{pair.arm} minus {pair.reference}" for pair in pairs])
+    for height, pair in zip(range(len(pairs), 0, -1), pairs, strict=True):
+        values = scale * differences(findings.table, pair.arm, pair.reference, metric.name).to_numpy(dtype=float)
+        row = scale * row_of(pair.main, metric.name)[["low", "high", "difference"]].astype(float)
+        spread = height + 0.12 + 0.22 * np.linspace(0, 1, max(len(values), 1))[: len(values)]
+        axes.plot(values, spread, "o", color=COLOURS[1], markersize=4.5, alpha=0.75, markeredgewidth=0)
+        axes.plot(row[["low", "high"]], [height - 0.12] * 2, "k-", linewidth=2)
+        axes.plot(row["difference"], height - 0.12, "kD", markersize=5)
+    axes.axvline(0, color="#666666", linewidth=0.9)
+    axes.set(xlabel=metric.difference_unit or metric.title)
+    return _figure(axes)
+
+
+def best_epochs(table: pd.DataFrame, arms: Sequence[str], best: Metric, horizon: int) -> Figure:
+    """When each run is at its best."""
+    axes = _rows(arms)
+    for number, arm in enumerate(arms):
+        values = table.loc[table["arm"] == arm, best.name].to_numpy(dtype=float)
+        height, colour = len(arms) - number, COLOURS[number % len(COLOURS)]
+        stacked = [0.09 * int((values[:index] == value).sum()) for index, value in enumerate(values)]
+        axes.plot(values, height + np.array(stacked), "o", color=colour, markersize=6, alpha=0.8)
+        axes.plot([values.mean()] * 2, [height - 0.3, height - 0.1], color=colour, linewidth=3)
+    axes.set(xlabel="epoch", xlim=(-0.5, horizon - 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _figure(axes)
+
+
+def speed(findings: Findings, curves: Curves) -> Figure:
+    """How many epochs it takes to reach a value of the metric, for many values up to the best one."""
+    figure = Figure(figsize=(WIDTH, 2.9 + 0.1 * len(curves)))
+    axes, shown, mode = figure.subplots(), describe(findings.metric), findings.mode
+    values = pd.concat([rows[findings.metric] for rows in curves.values()]).dropna()
+    easy, hard = values.quantile([0.1, 1.0] if mode == "max" else [0.9, 0.0])
+    levels = np.linspace(float(easy), float(hard), 25)
+    for number, (arm, rows) in enumerate(curves.items()):
+        courses = [run.set_index("epoch")[findings.metric].dropna() for _, run in rows.groupby("run")]
+        needed = [[epochs_to(course, level, findings.horizon, mode) for course in courses] for level in levels]
+        mean = np.array([np.mean([epochs for epochs, _ in runs]) for runs in needed])
+        missed = np.array([not all(reached for _, reached in runs) for runs in needed])
+        colour, dash = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
+        axes.plot(shown.scale * levels, mean, color=colour, linestyle=dash, label=_broken(arm, 56))
+        axes.plot(shown.scale * levels[missed], mean[missed], "o", color=colour, markersize=4, markerfacecolor="white")
+    axes.axvline(shown.scale * findings.threshold, color="#666666", linewidth=0.9, linestyle=":")
+    axes.set(xlabel=shown.heading, ylabel="epochs", ylim=(0, 1.05 * findings.horizon))
+    axes.xaxis.set_inverted(mode == "min")
+    _legend(figure, axes)
+    return figure
+
+
+def topology(curves: Curves, what: str, layers: Sequence[str]) -> Figure:
+    """A measure of the topology over epochs, a panel for each layer."""
+    count = -(-len(layers) // 2)
+    figure = Figure(figsize=(WIDTH, 0.9 + 1.4 * count + 0.1 * len(curves)))
+    grid = figure.subplots(count, min(2, len(layers)), sharex=True, sharey=True, squeeze=False)
+    for layer, axes in zip(layers, grid.ravel(), strict=False):
+        for number, (arm, rows) in enumerate(curves.items()):
+            _line(axes, rows, column(what, layer), 100 if TOPOLOGY[what][1] else 1, number, arm)
+        axes.set_title(layer)
+    for axes in grid.ravel()[len(layers) :]:
+        axes.set_visible(False)
+    for axes in grid[-1]:
+        axes.set_xlabel("epoch")
+    grid[0, 0].set_ylim(0, 1.05 * max(axes.dataLim.y1 for axes in grid.ravel()[: len(layers)]) or 1)
+    _legend(figure, grid[0, 0])
+    return figure
+
+
+def input_maps(findings: Findings, most: int = 4) -> tuple[dict[str, Numbers], list[int]]:
+    """Each arm's mean map of the input's connections, (epochs, side, side), and which epochs those are.
+
+    They are the first, the last, and some between, closer at first. Empty where inputs make no square, or no run has a
+    record.
+    """
+    found: dict[str, list[Numbers]] = {}
+    for _, run in findings.runs.iterrows():
+        try:
+            degrees = read_degrees(Path(run["folder"]))
+        except ValueError:
+            continue
+        first = next((rows for name, rows in degrees.items() if name.endswith("/in")), None)
+        if first is not None and len(first) >= findings.horizon:
+            found.setdefault(run["arm"], []).append(first[: findings.horizon].astype(float))
+    shapes = {rows.shape[1] for several in found.values() for rows in several}
+    side = round(min(shapes, default=0) ** 0.5)
+    if len(shapes) != 1 or side * side not in shapes:
+        return {}, []
+    epochs = sorted({int(epoch) for epoch in np.geomspace(1, findings.horizon, most).round().astype(int) - 1})
+    shape = (len(epochs), side, side)
+    arms = [arm for arm in findings.design.arms if arm in found]
+    return {arm: np.mean(found[arm], axis=0)[epochs].reshape(shape) for arm in arms}, epochs
+
+
+def pixel_maps(maps: Mapping[str, Numbers], epochs: Sequence[int]) -> Figure:
+    """How many connections each input pixel has, a row for each arm, a column for each epoch."""
+    figure = Figure(figsize=(WIDTH, 1.15 * len(maps) + 0.9))
+    grid = figure.subplots(len(maps), len(epochs), squeeze=False)
+    most = max(float(values.max()) for values in maps.values())
+    for (arm, values), panels in zip(maps.items(), grid, strict=True):
+        for axes, picture in zip(panels, values, strict=True):
+            shown = axes.imshow(picture, cmap="Greys", vmin=0, vmax=most, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+        panels[0].set_ylabel(_broken(arm, 18), fontsize=7)
+    for axes, epoch in zip(grid[0], epochs, strict=True):
+        axes.set_title(f"epoch {epoch}", loc="center")
+    figure.colorbar(shown, ax=grid, label="connections", location="bottom", shrink=0.9, aspect=40)
+    return figure
+
+
+def _rows(names: Sequence[str]) -> Axes:
+    """Axes with a row for each name, the first on top; a single one is named by the figure's title."""
+    axes = Figure(figsize=(WIDTH, 1.1 + 0.55 * len(names))).subplots()
+    axes.set_yticks(range(len(names), 0, -1), [_broken(name, 24) for name in names], fontsize=7.5)
+    axes.set(ylim=(0.5, len(names) + 0.6), title="" if len(names) > 1 else _broken(names[0], 60))
+    axes.tick_params(left=False, labelleft=len(names) > 1)
+    axes.grid(visible=False, axis="y")
+    return axes
+
+
+def _figure(axes: Axes) -> Figure:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 1 if max(map(len, labels), default=0) > 24 else 2  # letters; half the width holds no more
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
+
+
+def _line(axes: Axes, rows: pd.DataFrame, name: str, scale: float, number: int, label: str) -> "pd.Series[float]":
+    """A mean with a band of one standard deviation over runs; a point where there is one epoch. Returns the mean."""
+    if name not in rows or rows[name].isna().all():
+        return pd.Series(dtype=float)
+    wide = scale * rows.pivot(index="epoch", columns="run", values=name).dropna(how="all")
+    mean, spread = wide.mean(axis=1), wide.std(axis=1).fillna(0.0)
+    colour, dash = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
+    axes.plot(
+        mean.index, mean, color=colour, linestyle=dash, marker="o" if len(mean) == 1 else "", label=_broken(label, 56)
+    )
+    axes.fill_between(mean.index, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if len(mean) == 1:
+        axes.set_xlim(mean.index[0] - 0.5, mean.index[0] + 0.5)  # so that no tick is between epochs
+    return mean
+
+
+def _broken(words: str, width: int) -> str:
+    """An arm on several lines, broken after its settings, and cut where it would fill the figure."""
+    return textwrap.fill(_cut(words.replace(",", ", ")), width)
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= LONGEST else f"{words[: LONGEST - 1]}…"
