@@ -25,12 +25,12 @@ ROWS = {"headline": 2, "hebbian_pruning": 24, "hebbian_and_magnitude_pruning": 1
 }
 
 
-def configurations(name: str) -> list[DictConfig]:
-    """The configuration of each arm of a study, for the first of its seeds."""
+def configurations(name: str, *only: str) -> list[DictConfig]:
+    """The configuration of each arm of a study that has these overrides, for the first of its seeds."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         study = compose("config", [f"experiment={name}"], return_hydra_config=True)
         study.hydra.overrides.task = [f"experiment={name}"]
-        jobs = [job for job in jobs_of(study) if "seed=0" in job]
+        jobs = [job for job in jobs_of(study) if {"seed=0", *only} <= {*job}]
         found = [compose("config", job) for job in jobs]
     for config, job in zip(found, jobs, strict=True):
         config.logger = {}
@@ -51,6 +51,15 @@ def test_the_arms_that_take_hebbian_growth_apart_differ_in_growth_alone() -> Non
     ]
     for config in configs:
         config.sparsity.growth = None
+        assert config == configs[0]
+
+
+def test_the_methods_side_by_side_differ_in_sparsity_alone() -> None:
+    configs = configurations("methods", "sparsity.density=0.05")
+    assert len({config.sparsity._target_ for config in configs}) >= 12
+    for config in configs:
+        assert config.sparsity.distribution == "erdos_renyi"
+        config.sparsity = None
         assert config == configs[0]
 
 

@@ -9,9 +9,12 @@ import pytest
 from studies import course, make_run, sweep
 
 from sparse_lightning.study import format_table, load_runs, summarize
-from sparse_lightning.study.analysis.arms import arrange
+from sparse_lightning.study.analysis.arms import arrange, numeric_factor
+from sparse_lightning.study.analysis.figures import draw, style
 from sparse_lightning.study.analysis.findings import analyse
+from sparse_lightning.study.analysis.plots import means_by_level
 from sparse_lightning.study.analysis.report import format_report, make_report
+from sparse_lightning.study.analysis.statistics import interval
 from sparse_lightning.study.analysis.tensorboard import write_arms
 
 SET = {"sparsity._target_": "sparse_lightning.SET", "sparsity.density": 0.2, "sparsity.prune_fraction": 0.3}
@@ -186,3 +189,30 @@ def test_a_table_is_made_of_runs_of_a_model_that_is_not_ours(tmp_path: Path) -> 
     said = format_table(load_runs(tmp_path))
     assert "width=1" in said
     assert "published figures" not in format_report(analyse([tmp_path])).lower()
+
+
+def test_a_factor_of_three_numbers_has_a_figure_and_many_arms_have_no_other(tmp_path: Path) -> None:
+    densities = (0.1, 0.02, 0.5)
+    sweep(tmp_path / "few", *({**method, "sparsity.density": each} for method in (SET, RIGL) for each in densities))
+    found = analyse([tmp_path / "few"])
+    assert numeric_factor(found.design) == "density"
+    means = means_by_level(found, "density", found.main_metrics[0])
+    assert list(means) == ["SET", "RigL"]
+    assert means["SET"].index.tolist() == [0.02, 0.1, 0.5]
+    runs = found.table[found.table["arm"] == "sparsity=SET,density=0.1"]["val_acc_max"]
+    assert means["SET"].loc[0.1].tolist() == pytest.approx([runs.mean(), *interval(runs.to_numpy())])
+    with style():
+        names = [picture.name for picture in draw(found)]
+    assert names[:3] == ["val_acc_max_by_density", "val_acc_last_by_density", "learning_curves_val_acc"]
+
+    sweep(tmp_path / "many", *({"model.density": 0.01 * (1 + number)} for number in range(15)), seeds=[0])
+    with style():
+        (best, last) = draw(analyse([tmp_path / "many"]))
+    assert best.name == "val_acc_max_by_density"
+    assert best.alt.startswith("val_acc: 95.")
+    assert last.alt.count("%") == 2
+
+
+def test_two_numbers_or_a_word_are_no_numeric_factor(tmp_path: Path) -> None:
+    sweep(tmp_path, *({"model.density": each} for each in (0.1, 0.2)), {"model.density": "much"}, seeds=[0])
+    assert numeric_factor(analyse([tmp_path]).design) is None

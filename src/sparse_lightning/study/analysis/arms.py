@@ -120,6 +120,21 @@ def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd
     return design, runs[~repeated].reset_index(drop=True), notes
 
 
+def numeric_factor(design: Design) -> str | None:
+    """The factor with the most levels that are numbers, at least three of them; None if there is none.
+
+    A level null, of an arm that has no such setting, does not count.
+
+    >>> design = Design(("density", "method"), {str(n): {"density": str(n), "method": "SET"} for n in (0.1, 0.2, 0.5)})
+    >>> numeric_factor(design)
+    'density'
+    """
+    levels = {name: {arm[name] for arm in design.arms.values()} - {"null"} for name in design.factors}
+    numeric = {name: len(found) for name, found in levels.items() if all(_order(each)[0] == 0 for each in found)}
+    most = max(numeric, key=numeric.__getitem__, default=None)
+    return most if most is not None and numeric[most] >= 3 else None
+
+
 def _objects(labels: pd.DataFrame) -> pd.DataFrame:
     """Settings in which an object within a group is one, where its class alone does not tell the runs apart.
 

@@ -11,10 +11,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sparse_lightning.study.analysis import plots
+from sparse_lightning.study.analysis.arms import numeric_factor
 from sparse_lightning.study.analysis.findings import Findings
 from sparse_lightning.study.analysis.metrics import TOPOLOGY, Metric, column, describe
 from sparse_lightning.study.analysis.statistics import row_of
 
+MOST = 14  # arms: lines that can be told apart, by colour and dash
 BAND = "Mean over the runs of an arm; the band is one standard deviation."
 _RC: dict[str, Any] = {
     "svg.hashsalt": "sparse_lightning",
@@ -46,8 +48,21 @@ class Picture:
 
 
 def draw(findings: Findings) -> Iterator[Picture]:
-    """The figures that the runs have data for; to be drawn and rendered in :func:`style`."""
+    """The figures that the runs have data for; to be drawn and rendered in :func:`style`.
+
+    Of more arms than lines that can be told apart, there are only those by a factor that is a number.
+    """
     if not findings.curves:
+        return
+    if factor := numeric_factor(findings.design):
+        best, last = findings.main_metrics[:2]
+        for metric in (best, last):
+            title = f"{metric.title[0].upper()}{metric.title[1:]} by {factor}"
+            words = (f"{name or findings.metric}: {ends}" for name, ends in _levels(findings, factor, metric))
+            figure = plots.by_level(findings, factor, metric)
+            caption = "Mean over the runs of an arm; the band is its 95% interval."
+            yield Picture(f"{metric.name}_by_{factor}", title, caption, "; ".join(words), figure)
+    if len(findings.design.arms) > MOST:
         return
     curves, table, horizon = findings.arm_curves(), findings.table, findings.horizon
     for name in dict.fromkeys((findings.metric, findings.metric.replace("val_", "train_"))):
@@ -105,6 +120,17 @@ def render(figure: Figure, kind: str) -> bytes:
     colour = "none" if kind == "svg" else "white"
     figure.savefig(buffer, format=kind, dpi=150, metadata=nothing, facecolor=colour)
     return buffer.getvalue()
+
+
+def _levels(findings: Findings, factor: str, metric: Metric) -> Iterator[tuple[str, str]]:
+    """For each line of :func:`plots.by_level` its name and its first and last mean, in words."""
+    for name, means in plots.means_by_level(findings, factor, metric).items():
+        first, last = means.iloc[0], means.iloc[-1]
+        yield (
+            name,
+            f"{metric.show(first['mean'])}{metric.unit} at {means.index[0]:g}, "
+            f"{metric.show(last['mean'])}{metric.unit} at {means.index[-1]:g}",
+        )
 
 
 def _ends(curves: plots.Curves, name: str) -> str:

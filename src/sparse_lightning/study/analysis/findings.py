@@ -14,6 +14,7 @@ from sparse_lightning.study.analysis.experiments import HEADLINE, Cell, Conclusi
 from sparse_lightning.study.analysis.metrics import Metric, Mode, column
 from sparse_lightning.study.analysis.runs import load_metrics, load_runs
 
+FEW = 4  # settings: an arm that differs from the published one in more is of another experiment
 MANY_DEAD = 0.5  # the share of a layer's active connections from which on dead ones are warned of
 
 
@@ -215,7 +216,7 @@ def _published(found: Findings, known: Sequence[Experiment]) -> list[str]:
             words for words in next(iter(differing.values())) if all(words in each for each in differing.values())
         ]
         for arm, own in differing.items():
-            foreign = not named and any(words.startswith("model is") for words in own)
+            foreign = not named and (len(own) > FEW or any(words.startswith("model is") for words in own))
             if arm not in matched and not foreign:
                 reasons.setdefault(f"{'; '.join(shared or own) or 'not all of its arms were run'}.", []).append(arm)
     every = len(found.design.arms)

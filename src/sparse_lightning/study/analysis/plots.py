@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sparse_lightning.study.analysis.findings import Findings
 from sparse_lightning.study.analysis.metrics import TOPOLOGY, Metric, column, describe, epochs_to
-from sparse_lightning.study.analysis.statistics import Numbers, differences, row_of
+from sparse_lightning.study.analysis.statistics import Numbers, differences, interval, row_of
 from sparse_lightning.study.train.record import read_degrees
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -36,6 +36,45 @@ def learning_curve(curves: Curves, name: str) -> Figure:
         axes.set_ylim(later.min() - margin, later.max() + margin)
     axes.set(xlabel="epoch", ylabel=shown.heading)
     _legend(figure, axes)
+    return figure
+
+
+def means_by_level(findings: Findings, factor: str, metric: Metric) -> dict[str, pd.DataFrame]:
+    """The mean of a metric, and the `low` and `high` end of its interval, by the levels of a numeric factor.
+
+    One table for each combination of the other factors' levels, by its name, which is empty if there are none.
+    """
+    lines: dict[str, dict[float, tuple[float, float, float]]] = {}
+    for arm, levels in findings.design.arms.items():
+        values = findings.table.loc[findings.table["arm"] == arm, metric.name].dropna().to_numpy(dtype=float)
+        if len(values) and levels[factor] != "null":
+            others = {name: level for name, level in levels.items() if name != factor}
+            rest = ",".join(others.values() if len(others) == 1 else (f"{k}={level}" for k, level in others.items()))
+            lines.setdefault(rest, {})[float(levels[factor])] = (float(values.mean()), *interval(values))
+    columns = ["mean", "low", "high"]
+    return {name: pd.DataFrame.from_dict(of, "index", columns=columns).sort_index() for name, of in lines.items()}
+
+
+def by_level(findings: Findings, factor: str, metric: Metric) -> Figure:
+    """A metric by a numeric factor, such as accuracy by density: a line for each combination of the other factors."""
+    lines = means_by_level(findings, factor, metric)
+    figure = Figure(figsize=(WIDTH, 2.9 + 0.1 * len(lines)))
+    axes = figure.subplots()
+    for number, (name, means) in enumerate(lines.items()):
+        shown, colour = metric.scale * means, COLOURS[number % len(COLOURS)]
+        dash = STYLES[number // len(COLOURS) % len(STYLES)]
+        axes.plot(
+            shown.index, shown["mean"], color=colour, linestyle=dash, marker="o", markersize=3, label=_broken(name, 56)
+        )
+        axes.fill_between(shown.index, shown["low"], shown["high"], color=colour, alpha=0.12, linewidth=0)
+    places = sorted({float(level) for means in lines.values() for level in means.index})
+    if places[0] > 0 and places[-1] >= 8 * places[0]:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    axes.set_xticks(places, [f"{place:g}" for place in places])
+    axes.set(xlabel=factor, ylabel=metric.heading)
+    if any(lines):
+        _legend(figure, axes)
     return figure
 
 
