@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("steady")
 
-LONGEST = ["test_survival", "test_train", "test_distributed", "test_launchers"]
+LONGEST = ["test_survival", "test_distributed", "test_train", "test_launchers", "test_published", "test_benchmark"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -37,6 +37,7 @@ def test_the_table_has_a_line_for_each_row():
     ]
 
 
+@pytest.mark.slow
 def test_steps_of_every_kind_are_measured_and_drawn(tmp_path: Path):
     rows = [row for row in steps.step_rows(1, threads=1) if "SparseLab" not in row.name and "20%" not in row.name]
     records = summarise(measure([row for row in rows if row.part == "step"]))

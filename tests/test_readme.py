@@ -106,6 +106,7 @@ def test_the_python_of_a_page_runs_and_prints_what_its_comments_show(page: Path,
             assert str(eval(shown, names)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_is_understood(page: Path) -> None:
     for script, *words in commands(page):

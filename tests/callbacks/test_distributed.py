@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import distributed
+import forked
 import pytest
 import torch
 from watching import equal_states
@@ -90,7 +91,7 @@ def test_the_command_on_two_processes_continues_after_a_kill_to_the_same_bits(tm
         return [sys.executable, str(TRAIN), *overrides]
 
     straight, killed = tmp_path / "straight" / "run", tmp_path / "killed" / "run"
-    subprocess.run(line(straight), check=True, stdout=subprocess.DEVNULL)
+    assert forked.run(line(straight)).returncode == 0
     with subprocess.Popen(line(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while rows(killed) < 2:
             assert process.poll() is None
@@ -98,5 +99,5 @@ def test_the_command_on_two_processes_continues_after_a_kill_to_the_same_bits(tm
         process.kill()
     while holders(killed.parent):
         time.sleep(0.05)
-    subprocess.run(line(killed), check=True, stdout=subprocess.DEVNULL)
+    assert forked.run(line(killed)).returncode == 0
     assert differences(straight.parent, killed.parent) == []

@@ -228,7 +228,7 @@ class Images(nn.Module):
 
 def test_auto_stores_what_is_faster_and_says_what_not(caplog):
     model, callback = Net(Images), StaticSparse(density={"*wide": 0.02, "*": 0.5}, layout="auto")
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
         fit(model, callback, epochs=1)
     assert isinstance(model.network.wide, SparseLinear)
     assert isinstance(model.network.head, nn.Linear)

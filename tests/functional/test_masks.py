@@ -118,6 +118,7 @@ def test_a_fraction_of_a_count_is_floored(fraction, count, expected):
     assert floor_count(fraction, count) == expected
 
 
+@pytest.mark.slow
 def test_a_generator_is_the_same_in_every_process():
     # Run as a file, since importing the package would take several times as long.
     functions = f"runpy.run_path({masks.__file__!r})"

@@ -516,6 +516,7 @@ def test_an_input_of_another_type_is_refused():
         SparseLinear(5, 7, 0.5)(torch.randn(3, 5, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_the_first_layer_of_a_process_gives_no_warning():
     code = (
         "import torch; from sparse_lightning.nn.sparse_linear import SparseLinear;"

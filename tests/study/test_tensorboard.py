@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 RUNS = {f"hebbian_grow={grow},seed={seed}" for grow in ("true", "false") for seed in (0, 1)}
 ARMS = {"arms/hebbian_grow=true", "arms/hebbian_grow=false"}
 
@@ -41,7 +43,6 @@ def ask(address: str, what: str, data: dict[str, Any] | None = None, **query: st
         return json.loads(response.read())
 
 
-@pytest.mark.slow
 def test_runs_are_named_by_what_differs_and_the_report_was_made(grid: tuple[Path, str], board: str) -> None:
     assert set(ask(board, "runs")) == RUNS | ARMS | {"arms"}
     assert (grid[0] / "report.html").exists()
@@ -56,7 +57,6 @@ def test_scalars_are_grouped_and_over_epochs(board: str) -> None:
     assert [step for _, step, _ in points] == [0, 1, 2]
 
 
-@pytest.mark.slow
 def test_every_run_is_a_row_of_hyperparameters_and_results_with_what_was_swept_first(
     grid: tuple[Path, str], board: str
 ) -> None:

@@ -116,6 +116,7 @@ def test_a_killed_run_continues_from_its_last_checkpoint_to_the_same_bits(tmp_pa
     torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_the_study_is_the_published_grid() -> None:
     for choice in (["--config-name", "study"], ["experiment=headline"]):
         printed = script("train.py", *choice, "--cfg", "hydra").stdout
@@ -123,6 +124,7 @@ def test_the_study_is_the_published_grid() -> None:
             assert line in printed
 
 
+@pytest.mark.slow
 def test_help_describes_every_key() -> None:
     printed = script("train.py", "--help").stdout.splitlines()
     config = OmegaConf.load(ROOT / "conf" / "config.yaml")
@@ -135,6 +137,7 @@ def test_help_describes_every_key() -> None:
         assert printed[line + 1].startswith("      ")
 
 
+@pytest.mark.slow
 def test_a_method_is_found_in_any_case_of_its_name() -> None:
     assert "_target_: sparse_lightning.RigL" in script("train.py", "sparsity=RigL", "--cfg", "job").stdout
     for given, meant in (("SET,chtss/CHTs_L3n", "set,chtss/chts_l3n"), ("SET,mine", "set,mine"), ("a=b", "a=b")):
@@ -142,6 +145,7 @@ def test_a_method_is_found_in_any_case_of_its_name() -> None:
     assert _in_the_case_of_files("seed=A", ROOT / "conf") == "seed=A"
 
 
+@pytest.mark.slow
 def test_the_version_is_that_of_the_package_beside_anything_else() -> None:
     for more in ([], ["seed=3"]):
         assert script("train.py", "--version", *more).stdout == f"sparse_lightning {__version__}\n"

@@ -81,6 +81,7 @@ SWEEPS: dict[str, tuple[list[Mapping[str, Any]], list[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SWEEPS)
 def test_every_arm_of_a_sweep_has_a_row_of_its_own_runs_everywhere(kind: str, tmp_path: Path) -> None:
     levels, arms = SWEEPS[kind]
@@ -109,6 +110,7 @@ def test_two_folders_reported_together_keep_their_arms_apart(tmp_path: Path) -> 
     assert len(set(table.index)) == 4
 
 
+@pytest.mark.slow
 def test_one_seed_has_no_spread_and_no_nan_anywhere(tmp_path: Path) -> None:
     sweep(tmp_path, {"model.density": 0.1}, {"model.density": 0.2}, seeds=[3])
     said = make_report(tmp_path)
@@ -191,6 +193,7 @@ def test_a_table_is_made_of_runs_of_a_model_that_is_not_ours(tmp_path: Path) -> 
     assert "published figures" not in format_report(analyse([tmp_path])).lower()
 
 
+@pytest.mark.slow
 def test_a_factor_of_three_numbers_has_a_figure_and_many_arms_have_no_other(tmp_path: Path) -> None:
     densities = (0.1, 0.02, 0.5)
     sweep(tmp_path / "few", *({**method, "sparsity.density": each} for method in (SET, RIGL) for each in densities))

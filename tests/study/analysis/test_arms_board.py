@@ -17,6 +17,8 @@ from sparse_lightning.study.analysis.findings import analyse
 from sparse_lightning.study.analysis.tensorboard import BOUNDS, write_arms
 from sparse_lightning.study.train.record import tag
 
+pytestmark = pytest.mark.slow
+
 CURVES = {grow: [course(0.9, seed, 3) for seed in (0, 1)] for grow in (True, False)}
 
 

@@ -18,6 +18,8 @@ from sparse_lightning.study.analysis.findings import analyse, dead_connections
 from sparse_lightning.study.analysis.report import format_report, make_report, summary
 from sparse_lightning.study.analysis.tables import dead_table
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 OWN = {"report.html", "summary.csv", "figures", "arms"}
 DENSITIES = ({"model.density": 0.1}, {"model.density": 0.2})
@@ -32,7 +34,6 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-@pytest.mark.slow
 def test_a_report_writes_its_own_files_alone_and_again_the_same_bytes(study: Path) -> None:
     before = bytes_of(study)
     said = make_report(study)

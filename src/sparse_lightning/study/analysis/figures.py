@@ -16,7 +16,7 @@ from sparse_lightning.study.analysis.findings import Findings
 from sparse_lightning.study.analysis.metrics import TOPOLOGY, Metric, column, describe
 from sparse_lightning.study.analysis.statistics import row_of
 
-MOST = 14  # arms: lines that can be told apart, by colour and dash
+MOST = 14  # arms: as many lines as differ in colour and dash
 BAND = "Mean over the runs of an arm; the band is one standard deviation."
 _RC: dict[str, Any] = {
     "svg.hashsalt": "sparse_lightning",
@@ -50,7 +50,7 @@ class Picture:
 def draw(findings: Findings) -> Iterator[Picture]:
     """The figures that the runs have data for; to be drawn and rendered in :func:`style`.
 
-    Of more arms than lines that can be told apart, there are only those by a factor that is a number.
+    Of more arms than lines with a colour and dash of their own, there are only those by a numeric factor.
     """
     if not findings.curves:
         return
