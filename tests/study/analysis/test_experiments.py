@@ -83,9 +83,22 @@ def test_an_experiment_that_is_named_is_the_one_compared_with(tmp_path: Path) ->
     rows = cells_table(findings).rows
     assert rows[1][0] == "pruning=weighted_hebbian,prune_fraction=0.3"
     values = findings.table.loc[findings.table["arm"] == "prune_fraction=0.3", "val_acc_max"]
-    half = stats.t.ppf(0.975, 2) * values.std() / math.sqrt(3)
-    assert rows[1][2:5] == ["98.000", f"{100 * values.mean():.3f}", "inside" if half > 0.009 else "outside"]
+    half = stats.t.ppf(0.975, 2) * values.std() * math.sqrt(1 / 3 + 1 / experiment.cells[3].runs)
+    assert rows[1][2:5] == ["98.000", f"{100 * values.mean():.3f}", "outside"]
     assert rows[1][5] == f"{100 * (values.mean() - half):.3f} to {100 * (values.mean() + half):.3f}"
+
+
+@pytest.mark.parametrize(("spread", "place"), [(0.0001, "outside"), (0.001, "inside")])
+def test_a_published_figure_is_inside_where_a_mean_of_as_many_runs_is_expected(
+    tmp_path: Path, spread: float, place: str
+) -> None:
+    experiment = load("weighted_magnitude")
+    base = {**experiment.settings, "experiment_name": experiment.name}
+    for seed in range(20):  # of a mean that differs from 0.98 by more than its own interval and the rounding
+        accuracy = 0.9788 + (spread if seed % 2 else -spread)
+        make_run(tmp_path, [accuracy] * 30, seed, experiment.cells[3].settings, base=base)
+    (row,) = cells_table(analyse([tmp_path])).rows
+    assert (row[2], row[4]) == ("98.000", place)
 
 
 def test_a_figure_that_was_published_of_several_arms_together_needs_all_of_them(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def plus_minus(metric: Metric, mean: float, spread: float) -> str:
 
 
 def cells_table(findings: Findings) -> Table:
-    """Published means beside ours: inside our 95% interval, outside, or not known where there is no interval."""
+    """Published means beside ours: inside the interval where ours expect them, outside, or not known without one."""
     rows = []
     by_name = {metric.name: metric for metric in findings.main_metrics}
     for cell, arms in findings.cells:
@@ -116,17 +116,18 @@ def cells_table(findings: Findings) -> Table:
             continue
         metric = by_name[cell.metric]
         values = findings.table.loc[findings.table["arm"].isin(arms), cell.metric].astype(float).dropna()
-        low, high = interval(values.to_numpy())
+        low, high = interval(values.to_numpy(), cell.runs or math.inf)
         inside = low - cell.resolution <= cell.value <= high + cell.resolution
         span = "-" if math.isnan(low) else f"{metric.show(low)} to {metric.show(high)}"
         place = "not known" if math.isnan(low) else "inside" if inside else "outside"
         published = plus_minus(metric, cell.value, math.nan if cell.spread is None else cell.spread)
         ours = metric.show(values.mean())
         rows.append([cell.words(), metric.heading, published, ours, place, span, str(len(values))])
-    headings = ["published for", "metric", "published", "ours", "published is", "our 95% interval", "our runs"]
+    headings = ["published for", "metric", "published", "ours", "published is", "expected within (95%)", "our runs"]
     caption = (
-        "Published means beside those of these runs. Inside: the published mean, within its rounding, is in the 95% "
-        "interval of our mean (Student's t). Not known: one run, or no spread, and so no interval."
+        "Published means beside those of these runs. Inside: the published mean, within its rounding, is where a mean of "
+        "as many runs as published is expected, given ours (95% prediction interval, Student's t). Not known: one run, "
+        "or no spread, and so no interval."
     )
     return Table("Published figures", headings, rows, caption)
 
