@@ -125,9 +125,9 @@ def cells_table(findings: Findings) -> Table:
         rows.append([cell.words(), metric.heading, published, ours, place, span, str(len(values))])
     headings = ["published for", "metric", "published", "ours", "published is", "expected within (95%)", "our runs"]
     caption = (
-        "Published means beside those of these runs. Inside: the published mean, within its rounding, is where a mean of "
-        "as many runs as published is expected, given ours (95% prediction interval, Student's t). Not known: one run, "
-        "or no spread, and so no interval."
+        "Published means beside those of these runs. Inside: the published mean, within its rounding, is where a mean "
+        "of as many runs as published is expected, given ours (95% prediction interval, Student's t). Not known: one "
+        "run, or no spread, and so no interval."
     )
     return Table("Published figures", headings, rows, caption)
 
