@@ -10,12 +10,21 @@ from torch.nn.parameter import is_lazy
 
 from sparse_lightning.functional.csr import random_positions
 from sparse_lightning.functional.masks import choose, derived_generator, mask_of, positions_of
+from sparse_lightning.functional.structure import Structure
 
 InitialName = Literal["auto", "random", "magnitude", "nonzero"]
 InitializationName = Literal["dense", "fan_in"]
 
 
-def first_mask(name: str, weight: Tensor, count: int, seed: int, initial: InitialName, loaded: bool) -> Tensor:
+def first_mask(
+    name: str,
+    weight: Tensor,
+    count: int,
+    seed: int,
+    initial: InitialName,
+    loaded: bool,
+    structure: Structure | None = None,
+) -> Tensor:
     """Draw or read the first mask of a weight.
 
     Args:
@@ -28,6 +37,7 @@ def first_mask(name: str, weight: Tensor, count: int, seed: int, initial: Initia
             topology (see :func:`has_topology`), else ``"magnitude"`` for trained weights and ``"random"`` for
             others.
         loaded: Whether the weights were trained: they come from a checkpoint, or the model looks trained.
+        structure: What the connections that are drawn or taken by magnitude have to keep.
 
     Raises:
         ValueError: The weight has a topology of more connections than `count`.
@@ -36,6 +46,9 @@ def first_mask(name: str, weight: Tensor, count: int, seed: int, initial: Initia
     active = weight != 0
     found = int(active.count_nonzero())
     initial = resolved(initial, weight, loaded)
+    if structure and initial in ("random", "magnitude"):
+        drawn = torch.rand(weight.shape, generator=generator).to(weight.device)
+        return structure.first(drawn if initial == "random" else weight.abs().float(), count, generator)
     if initial == "random":
         return mask_of(random_positions(weight.numel(), count, generator=generator), weight.shape).to(weight.device)
     if initial == "magnitude":

@@ -28,7 +28,7 @@ from sparse_lightning.criteria.base import (
 from sparse_lightning.criteria.counts import COUNTS, CountName
 from sparse_lightning.criteria.growth import GROWTH, GrowthName, RandomGrowth
 from sparse_lightning.criteria.pruning import PRUNING, PruningName
-from sparse_lightning.functional.checks import named
+from sparse_lightning.functional.checks import expect, named
 from sparse_lightning.functional.densities import DENSITIES, DistributionName
 from sparse_lightning.functional.masks import exact_fraction
 from sparse_lightning.functional.schedules import (
@@ -38,6 +38,7 @@ from sparse_lightning.functional.schedules import (
     Schedule,
     ScheduleName,
 )
+from sparse_lightning.functional.structure import structure_of
 
 
 class PruneRegrow(SparseTrainingHooks):
@@ -68,6 +69,8 @@ class PruneRegrow(SparseTrainingHooks):
             a function from progress in [0, 1] to how far it has come, in [0, 1]; see
             :mod:`sparse_lightning.functional.schedules`.
         distribution: How the density spreads over layers; see :mod:`sparse_lightning.functional.densities`.
+        structure: What the connections of each layer keep: ``"2:4"`` two of every four inputs, ``"fan_in"`` as many for
+            each output unit, ``"4x4"`` blocks; see :mod:`sparse_lightning.functional.structure`. None: nothing.
         include: Globs over parameter or layer names of what to train sparse; None for the default. See
             :class:`~sparse_lightning.callbacks.selection.Selection` for both.
         exclude: Globs of what to leave dense.
@@ -119,6 +122,7 @@ class PruneRegrow(SparseTrainingHooks):
         initial_density: float | None = None,
         density_schedule: DensityScheduleName | Schedule = "cubic",
         distribution: DistributionName = "uniform",
+        structure: str | None = None,
         include: Patterns | None = None,
         exclude: Patterns = (),
         initial: InitialName | Mapping[str, Tensor] = "auto",
@@ -149,13 +153,16 @@ class PruneRegrow(SparseTrainingHooks):
         )
         spread = named("distribution", distribution, DENSITIES)
         excluded = patterns("exclude", exclude)
-        selection = Selection(density, prune_fraction, included, excluded, spread, initial_density, way)
+        kept = None if structure is None else structure_of(structure)
+        constant = kept is None or isinstance(self.counts, COUNTS["constant"])
+        expect(constant, "counts=None with a structure, whose numbers stay", self.counts)
+        selection = Selection(density, prune_fraction, included, excluded, spread, initial_density, way, kept)
         scheduled = choice("schedule", schedule, SCHEDULES)
         asked = self.target_counts, self.prune_mask, self.growth_scores
         self._training = SparseTraining(
             topology=Topology(selection, initial, initialization, layout),
             timing=Timing(every_n_epochs, every_n_steps, start, stop, scheduled),
-            decisions=Decisions(*asked, self.pruning.refine, regrow=regrow, redistributes=self.counts.redistributes),
+            decisions=Decisions(*asked, self.pruning.refine, regrow, self.counts.redistributes, kept),
             factor=self.fraction_factor,
             criteria=[each for each in (self.growth, self.pruning, self.counts) if each is not None],
             reset_optimizers=optimizer_state == "reset",
@@ -267,6 +274,7 @@ class PruneRegrow(SparseTrainingHooks):
             "initial_density",
             "density_schedule",
             "distribution",
+            "structure",
             "include",
             "exclude",
             "layout",

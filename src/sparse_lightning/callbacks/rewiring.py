@@ -19,6 +19,7 @@ from sparse_lightning.functional.masks import (
     exact_fraction,
 )
 from sparse_lightning.functional.prune import at_least
+from sparse_lightning.functional.structure import Structure
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Decisions:
         refine: Returns what to prune in the end, of layers where that differs, once all layers have pruned.
         regrow: Whether a connection just pruned may grow again.
         redistributes: Whether the counts share out what all layers prune, each its whole prune fraction.
+        structure: What the active connections of each layer keep.
     """
 
     counts: Callable[[Sequence[LayerView]], dict[str, int]]
@@ -40,6 +42,7 @@ class Decisions:
     refine: Callable[[Sequence[LayerView]], Mapping[str, Tensor]] = lambda layers: {}
     regrow: bool = False
     redistributes: bool = False
+    structure: Structure | None = None
 
 
 @torch.no_grad()
@@ -74,11 +77,27 @@ def rewire_layers(
         next(layer for layer in layers if layer.name == name).pruned = pruned
     for layer in layers:
         with _naming(layer, number):
-            scores = decisions.scores(layer)
-            dropped, grown = exchange(
-                layer.positions, layer.pruned, scores, layer.generator, count=layer.count, regrow=decisions.regrow
-            )
+            layer.pruned = _structured(layer, decisions)
+    for layer in layers:
+        with _naming(layer, number):
+            connections = layer.positions, layer.pruned, decisions.scores(layer), layer.generator
+            if decisions.structure:
+                dropped, grown = decisions.structure.exchange(*connections, regrow=decisions.regrow)
+            else:
+                dropped, grown = exchange(*connections, count=layer.count, regrow=decisions.regrow)
         yield layer, dropped, grown
+
+
+def _structured(layer: LayerView, decisions: Decisions) -> Tensor:
+    """What to prune of a layer so that its structure can be kept."""
+    if decisions.structure is None:
+        return layer.pruned
+    if layer.count != len(layer.positions):
+        raise ValueError(
+            f"Expected a layer with a structure to keep its {len(layer.positions)} connections, got {layer.count}"
+        )
+    connections = layer.positions, layer.pruned, layer.values, layer.shape, layer.generator
+    return decisions.structure.prune(*connections, regrow=decisions.regrow)
 
 
 def _among_active(layer: LayerView, pruned: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from sparse_lightning.functional.checks import expect, is_number, nearest
 from sparse_lightning.functional.densities import Distribution
 from sparse_lightning.functional.masks import exact_fraction
 from sparse_lightning.functional.schedules import DENSITY_SCHEDULES, Schedule
+from sparse_lightning.functional.structure import Structure
 from sparse_lightning.nn.sparse_linear import named_weights, sparse_layers, weight_shapes
 
 PerLayer = float | Mapping[str, float]
@@ -55,6 +56,7 @@ class Selection:
         distribution: How a density spreads over the weights of one pattern.
         initial_density: Share of active connections at the start, of each pattern; None if the density is constant.
         density_schedule: How far the density is on its way from there, as a function of progress in [0, 1].
+        structure: What the active connections of each weight keep, which rounds their number.
     """
 
     density: PerLayer
@@ -64,6 +66,7 @@ class Selection:
     distribution: Distribution = field(repr=False)
     initial_density: float | None = None
     density_schedule: Schedule = field(repr=False, default=DENSITY_SCHEDULES["cubic"])
+    structure: Structure | None = None
 
     def __post_init__(self) -> None:
         for argument, value in (("density", self.density), ("prune_fraction", self.prune_fraction)):
@@ -72,6 +75,8 @@ class Selection:
             _check_per_layer("initial_density", self.initial_density)
         expect(callable(self.density_schedule), "density_schedule to be a name or a function of progress", self)
         expect(self.density != {}, "density by layer name", self.density)
+        constant = self.structure is None or self.initial_density is None
+        expect(constant, "initial_density=None with a structure, whose numbers stay", self.initial_density)
         expect(self.include != (), "include to be patterns or None", self.include)
 
     def choose(
@@ -160,11 +165,20 @@ class Selection:
         counts: dict[str, int] = {}
         for density, group in pairs:
             shapes = {name: model.shapes[name] for name in group}
-            counts |= self.distribution(shapes, self._density_at(density, progress))
+            spread = self.distribution(shapes, self._density_at(density, progress))
+            counts |= {name: self._structured(name, shapes[name], count) for name, count in spread.items()}
         for name, count in counts.items():
             if count == 0:
                 raise ValueError(f"Expected a density that leaves {name!r} a connection, got {self.density}")
         return {name: counts[name] for name in names if name in counts}
+
+    def _structured(self, name: str, shape: Sequence[int], count: int) -> int:
+        if self.structure is None or count == 0:
+            return count
+        try:
+            return self.structure.count(shape, count)
+        except ValueError as error:
+            raise ValueError(f"{error}, of {name!r}: exclude it, or choose another structure or density") from None
 
 
 class _Inventory:

@@ -144,7 +144,9 @@ class Topology:
         self._warn_of_custom(choice.custom)
         self.dense, self._pending = choice.dense, choice.pending
         new = {
-            name: first_mask(name, parameters[name].detach(), count, seed, self._initial, self._trained)
+            name: first_mask(
+                name, parameters[name].detach(), count, seed, self._initial, self._trained, self.selection.structure
+            )
             for name, count in choice.counts.items()
             if name not in known and name not in layers
         }
@@ -152,6 +154,7 @@ class Topology:
         chosen_layers = {name: layer for name, layer in layers.items() if name in choice.counts}
         self.masks.replace(known | new, chosen_layers, order=list(parameters))
         self.masks.bind(module)
+        self._refuse_unstructured(shapes)
         self.masks.enforce(list(new))
         self._initialise(module, {name: mask for name, mask in new.items() if ways[name] == "random"})
         if new:
@@ -225,6 +228,16 @@ class Topology:
                 f"Expected an optimizer for {', '.join(untrained)}, got none: exclude them, since "
                 f"layout={self.layout!r} replaces layers before there are optimizers"
             )
+
+    def _refuse_unstructured(self, shapes: Mapping[str, torch.Size]) -> None:
+        structure = self.selection.structure
+        if structure is None:
+            return
+        for name in self.masks:
+            layer = self.masks.layers.get(name)
+            positions = positions_of(self.masks[name]) if layer is None else layer.positions
+            if not structure.fits(positions, shapes[name]):
+                raise ValueError(f"Expected connections of {name!r} with the structure that is asked for, got others")
 
     def _agrees(self, name: str, weight: Tensor | None, shape: torch.Size | None) -> bool:
         mask = self.masks[name]

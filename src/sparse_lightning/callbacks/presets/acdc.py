@@ -42,6 +42,7 @@ class ACDC(PruneRegrow):
         initial_density: float | None = 1.0,
         density_schedule: DensityScheduleName | Schedule = "alternating",
         distribution: DistributionName = "uniform",
+        structure: str | None = None,
         include: Patterns | None = None,
         exclude: Patterns = (),
         initial: InitialName | Mapping[str, Tensor] = "auto",

@@ -43,6 +43,7 @@ class CHT(PruneRegrow):
         initial_density: float | None = None,
         density_schedule: DensityScheduleName | Schedule = "cubic",
         distribution: DistributionName = "uniform",
+        structure: str | None = None,
         include: Patterns | None = None,
         exclude: Patterns = (),
         initial: InitialName | Mapping[str, Tensor] = "auto",

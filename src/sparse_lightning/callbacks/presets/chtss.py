@@ -40,6 +40,7 @@ class CHTss(PruneRegrow):
         initial_density: float | None = 0.5,
         density_schedule: DensityScheduleName | Schedule = "sigmoid",
         distribution: DistributionName = "uniform",
+        structure: str | None = None,
         include: Patterns | None = None,
         exclude: Patterns = (),
         initial: InitialName | Mapping[str, Tensor] = "auto",

@@ -40,6 +40,7 @@ class HebbianRegrow(PruneRegrow):
         initial_density: float | None = None,
         density_schedule: DensityScheduleName | Schedule = "cubic",
         distribution: DistributionName = "uniform",
+        structure: str | None = None,
         include: Patterns | None = None,
         exclude: Patterns = (),
         initial: InitialName | Mapping[str, Tensor] = "auto",

@@ -42,6 +42,7 @@ class MEST(PruneRegrow):
         initial_density: float | None = None,
         density_schedule: DensityScheduleName | Schedule = "steps",
         distribution: DistributionName = "uniform",
+        structure: str | None = None,
         include: Patterns | None = None,
         exclude: Patterns = (),
         initial: InitialName | Mapping[str, Tensor] = "auto",

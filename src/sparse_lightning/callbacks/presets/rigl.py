@@ -41,6 +41,7 @@ class RigL(PruneRegrow):
         initial_density: float | None = None,
         density_schedule: DensityScheduleName | Schedule = "cubic",
         distribution: DistributionName = "erk",
+        structure: str | None = None,
         include: Patterns | None = None,
         exclude: Patterns = (),
         initial: InitialName | Mapping[str, Tensor] = "auto",

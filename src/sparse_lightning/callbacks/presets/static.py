@@ -39,6 +39,7 @@ class StaticSparse(PruneRegrow):
         initial_density: float | None = None,
         density_schedule: DensityScheduleName | Schedule = "cubic",
         distribution: DistributionName = "erk",
+        structure: str | None = None,
         include: Patterns | None = None,
         exclude: Patterns = (),
         initial: InitialName | Mapping[str, Tensor] = "auto",
