@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from sparse_lightning import SET, MNISTDataModule
 
-EPOCHS = 20
+EPOCHS = 14
 
 
 class LeNet(LightningModule):
-    """LeNet-300-100 with the settings of Dettmers & Zettlemoyer 2019, in a fifth of their 100 epochs."""
+    """LeNet-300-100 with the settings of Dettmers & Zettlemoyer 2019, in a seventh of their 100 epochs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,11 +37,9 @@ def test_set_at_5_percent_reaches_the_published_accuracy_and_its_connections_liv
     # Published: 98.14% (sparse_learning's MNIST summary); with zeros never pruned it fell to 25%.
     seed_everything(0, verbose=False)
     module, sparse = LeNet(), SET(0.05, prune_fraction=0.5, schedule="cosine", seed=0)
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(max_epochs=EPOCHS, callbacks=[sparse], enable_model_summary=False, **options)
-    trainer.fit(module, MNISTDataModule(batch_size=100))
-    module.correct.clear()
-    trainer.validate(module, MNISTDataModule(batch_size=100), verbose=False)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "num_sanity_val_steps": 0}
+    once = {"max_epochs": EPOCHS, "check_val_every_n_epoch": EPOCHS}
+    Trainer(**once, callbacks=[sparse], enable_model_summary=False, **options).fit(module, MNISTDataModule(batch_size=100))
     assert float(torch.cat(module.correct).float().mean()) >= 0.9814 - 0.003
     dead = sparse.dead_connections(module)
     assert all(dead[name] < mask.sum() / 2 for name, mask in sparse.masks.items())
