@@ -7,6 +7,7 @@ import hypothesis
 import pytest
 import torch
 from common import SHORT, Data, Model, Record, script
+from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
@@ -83,8 +84,12 @@ def data() -> Data:
 
 
 @pytest.fixture(scope="session")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a multirun, two arms of two seeds, and what the command printed."""
-    folder = tmp_path_factory.mktemp("grid")
+def grid(tmp_path_factory: pytest.TempPathFactory, testrun_uid: str) -> tuple[Path, str]:
+    """The folder of a multirun, two arms of two seeds, and what the command printed; one for all workers."""
+    folder = tmp_path_factory.getbasetemp().parent / f"grid-{testrun_uid}"
     arguments = ["-m", "model.hebbian_grow=true,false", "seed=range(2)", "trainer.max_epochs=3", *SHORT]
-    return folder, script("train.py", *arguments, f"output_dir={folder}").stdout
+    printed = folder.with_suffix(".txt")
+    with FileLock(folder.with_suffix(".lock")):
+        if not printed.exists():
+            printed.write_text(script("train.py", *arguments, f"output_dir={folder}").stdout, encoding="utf-8")
+    return folder, printed.read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from benchmarks.measuring import Row, measure, summarise, table
 from common import script
 
 
+@pytest.fixture(scope="module")
 def measured() -> list[dict[str, object]]:
     """Two rows over three rounds and two, the second against the first, in records."""
     slow = iter([4.0, 2.0, 9.0])
@@ -19,8 +20,8 @@ def measured() -> list[dict[str, object]]:
     return summarise(measure([base, other]))
 
 
-def test_medians_are_over_rounds_and_ratios_within_them():
-    base, other = measured()
+def test_medians_are_over_rounds_and_ratios_within_them(measured):
+    base, other = measured
     assert base["seconds"] == {"median": 4.0, "min": 2.0, "max": 9.0}
     assert base["ratio"] is None
     assert other["ratio"] == {"median": 1.0, "min": 0.5, "max": 1.5}  # 2 / 4 and 3 / 2
@@ -28,8 +29,8 @@ def test_medians_are_over_rounds_and_ratios_within_them():
     assert [each["seconds"] for each in other["measurements"]] == [2.0, 3.0]
 
 
-def test_the_table_has_a_line_for_each_row():
-    assert table(measured()).splitlines() == [
+def test_the_table_has_a_line_for_each_row(measured):
+    assert table(measured).splitlines() == [
         "| part | seconds | val_acc | ratio | to | rounds |",
         "|---|---|---|---|---|---|",
         "| base | 4 (2 to 9) | 0.5000 |  |  | 3 |",

@@ -22,7 +22,7 @@ def run(case: str, folder: Path) -> list[dict[str, Any]]:
     paths = [str(SCRIPT.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, SCRIPT, case, folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = forked.run(command, env=environment, processes=2)
     found = [folder / f"{case}-{rank}.pt" for rank in range(2)]
     assert all(path.exists() for path in found), done.stderr
     return [torch.load(path, weights_only=True) for path in found]
@@ -91,7 +91,7 @@ def test_the_command_on_two_processes_continues_after_a_kill_to_the_same_bits(tm
         return [sys.executable, str(TRAIN), *overrides]
 
     straight, killed = tmp_path / "straight" / "run", tmp_path / "killed" / "run"
-    assert forked.run(line(straight)).returncode == 0
+    assert forked.run(line(straight), processes=2).returncode == 0
     with subprocess.Popen(line(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while rows(killed) < 2:
             assert process.poll() is None
@@ -99,5 +99,5 @@ def test_the_command_on_two_processes_continues_after_a_kill_to_the_same_bits(tm
         process.kill()
     while holders(killed.parent):
         time.sleep(0.05)
-    assert forked.run(line(killed)).returncode == 0
+    assert forked.run(line(killed), processes=2).returncode == 0
     assert differences(straight.parent, killed.parent) == []

@@ -39,7 +39,9 @@ def test_set_at_5_percent_reaches_the_published_accuracy_and_its_connections_liv
     module, sparse = LeNet(), SET(0.05, prune_fraction=0.5, schedule="cosine", seed=0)
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "num_sanity_val_steps": 0}
     once = {"max_epochs": EPOCHS, "check_val_every_n_epoch": EPOCHS}
-    Trainer(**once, callbacks=[sparse], enable_model_summary=False, **options).fit(module, MNISTDataModule(batch_size=100))
+    Trainer(**once, callbacks=[sparse], enable_model_summary=False, **options).fit(
+        module, MNISTDataModule(batch_size=100)
+    )
     assert float(torch.cat(module.correct).float().mean()) >= 0.9814 - 0.003
     dead = sparse.dead_connections(module)
     assert all(dead[name] < mask.sum() / 2 for name, mask in sparse.masks.items())

@@ -1,11 +1,11 @@
 import gzip
 import math
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 from urllib.error import URLError
 
+import forked
 import pytest
 import torch
 from torch import Tensor
@@ -389,7 +389,7 @@ def test_two_processes_share_the_images_and_train_one_network(tmp_path):
         (tmp_path / "KMNIST" / "raw" / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(torch.arange(count).byte()))
     script = tmp_path / "fit.py"
     script.write_text(DISTRIBUTED)
-    run = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
+    run = forked.run([sys.executable, script, tmp_path], processes=2)
     assert run.returncode == 0, run.stderr
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
     epochs = list(zip(*(rank["straight"]["epochs"] for rank in ranks), strict=True))

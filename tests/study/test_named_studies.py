@@ -42,6 +42,7 @@ def test_every_published_table_has_a_study() -> None:
     assert {FILES[name].experiment_name for name in NAMES} == set(TABLES)
 
 
+@pytest.mark.slow
 def test_the_arms_that_take_hebbian_growth_apart_differ_in_growth_alone() -> None:
     configs = configurations("hebbian_why")
     growths = [OmegaConf.to_container(config.sparsity).pop("growth") for config in configs]
@@ -54,6 +55,7 @@ def test_the_arms_that_take_hebbian_growth_apart_differ_in_growth_alone() -> Non
         assert config == configs[0]
 
 
+@pytest.mark.slow
 def test_the_methods_side_by_side_differ_in_sparsity_alone() -> None:
     configs = configurations("methods", "sparsity.density=0.05")
     assert len({config.sparsity._target_ for config in configs}) >= 12
@@ -63,6 +65,7 @@ def test_the_methods_side_by_side_differ_in_sparsity_alone() -> None:
         assert config == configs[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_published_figure_stands_beside_an_arm_of_its_study(name: str) -> None:
     configs = configurations(name)
