@@ -14,15 +14,17 @@ FILES = sorted(
         "conf/**/*.yaml",
         "scripts/*.py",
         "examples/*.py",
+        "tests/**/*.py",
         "docs/*.md",
         "*.md",
     )
     for path in ROOT.glob(pattern)
+    if path != Path(__file__)
 )
 
 # What is not to be written, and what to write in its place.
 AVOIDED = {
-    r"\bsaid\b|\btold\b": "given, expected, or what it is",
+    r"\bsaid\b|\btold\b|_said\b|_told_": "given, expected, or what it is",
     r"\bknobs?\b": "argument, option, override, setting",
     r"\bcame to\b|\bcomes? to the same\b": "reached, gave",
     r"\bfor want of\b": "because there is no",

@@ -139,7 +139,7 @@ def test_a_part_that_reads_gradients_makes_the_whole_read_them():
     assert not FixedDegreeGrowth("hebbian").reads_gradient
 
 
-def test_what_is_wrong_is_said_at_construction():
+def test_wrong_arguments_are_refused_at_construction():
     with pytest.raises(ValueError, match=r"Expected growth to be one of .*, got 'hebian': did you mean 'hebbian'"):
         SoftGrowth("hebian")
     with pytest.raises(ValueError, match="Expected temperature above 0, got 0"):

@@ -48,7 +48,7 @@ def test_each_layer_gets_the_share_of_its_mean_momentum() -> None:
         )
         for name in momentum
     ]
-    # Four are pruned; means of 3 and 1 share them 3 to 1, but a layer has room for two new ones.
+    # Four are pruned; means of 3 and 1 share them 3 to 1, but a layer can take two new ones.
     assert criterion.counts(layers) == {"a": 2, "b": 2}
     for layer in layers:
         layer.prune_fraction = Fraction(1, 2)

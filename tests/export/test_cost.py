@@ -73,7 +73,7 @@ def test_a_report_has_all_costs(model, inputs):
     assert report.startswith(sparsity_report(model))
 
 
-def test_where_sparse_loses_is_said(monkeypatch):
+def test_where_sparse_is_slower_is_reported(monkeypatch):
     ticks = iter(range(10**6))
     clock = SimpleNamespace(perf_counter=lambda: next(ticks))
     monkeypatch.setattr("sparse_lightning.export.cost.time", clock)

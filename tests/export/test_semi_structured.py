@@ -20,7 +20,7 @@ def test_groups_by_hand(weight, n, m, expected):
     assert is_n_m(torch.tensor(weight) != 0, n, m) is expected
 
 
-def test_what_is_missing_is_said():
+def test_what_is_missing_is_named():
     linear = nn.Linear(8, 4)
     with pytest.raises(ValueError, match="at most 2 of every 4 weights nonzero, got none"):
         to_semi_structured(nn.Sequential(linear))

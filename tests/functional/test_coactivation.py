@@ -36,7 +36,7 @@ def test_it_equals_the_outer_product_of_every_sample(shape, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_large_counts_are_exact_in_any_precision(dtype):
-    ones = torch.ones(70_001, 2, dtype=dtype)  # bfloat16 has no whole numbers of its own beyond 256
+    ones = torch.ones(70_001, 2, dtype=dtype)  # bfloat16 has no integers of its own beyond 256
     assert coactivation(ones, ones).tolist() == [[70_001] * 2] * 2
 
 

@@ -53,8 +53,8 @@ def test_scalars_are_grouped_and_over_epochs(board: str) -> None:
     groups = {name.partition("/")[0] for name in tags}
     layers = {f"topology.network.{layer}" for layer in ("linear1", "linear2", "linear3", "output")}
     assert groups == {"accuracy", "loss", "topology", "time", "result", *layers}
-    points = ask(board, "plugin/scalars/scalars", run="hebbian_grow=true,seed=0", tag="accuracy/validation")
-    assert [step for _, step, _ in points] == [0, 1, 2]
+    values = ask(board, "plugin/scalars/scalars", run="hebbian_grow=true,seed=0", tag="accuracy/validation")
+    assert [step for _, step, _ in values] == [0, 1, 2]
 
 
 def test_every_run_is_a_row_of_hyperparameters_and_results_with_what_was_swept_first(

@@ -94,9 +94,9 @@ def test_every_arm_of_a_sweep_has_a_row_of_its_own_runs_everywhere(kind: str, tm
     assert set(findings.arm_curves()) == set(arms)
     assert set(findings.table["arm"]) == set(arms)
     assert len(findings.comparisons) == (len(arms) // 2 if "factors" in kind or "and" in kind else len(arms) - 1)
-    said = format_report(findings)
-    assert "nan" not in said
-    assert all(f"\n{arm} " in said for arm in arms)
+    printed = format_report(findings)
+    assert "nan" not in printed
+    assert all(f"\n{arm} " in printed for arm in arms)
     assert {path.parent.name for path in write_arms(tmp_path, findings)} == {*arms, "arms"}
     best = frame.groupby(frame["run"].str.rpartition(",seed")[0])["val_acc_max"].mean()
     assert sorted(table["val_acc_max", "mean"]) == pytest.approx(sorted(best))  # each from its own runs
@@ -113,11 +113,11 @@ def test_two_folders_reported_together_keep_their_arms_apart(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_one_seed_has_no_spread_and_no_nan_anywhere(tmp_path: Path) -> None:
     sweep(tmp_path, {"model.density": 0.1}, {"model.density": 0.2}, seeds=[3])
-    said = make_report(tmp_path)
+    printed = make_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert re.search(r"\ndensity=0.2 +9\d\.\d\d +9", said)
-    assert "±" not in said.split("\n\n")[0]
-    assert "nan" not in said
+    assert re.search(r"\ndensity=0.2 +9\d\.\d\d +9", printed)
+    assert "±" not in printed.split("\n\n")[0]
+    assert "nan" not in printed
     assert "nan" not in re.sub('base64,[^"]*', "", page)
     assert "nan" not in (tmp_path / "summary.csv").read_text()
 
@@ -172,7 +172,7 @@ def test_factors_that_move_together_are_compared_and_named_as_such(tmp_path: Pat
     assert "although other settings differ too" in " ".join(design.notes())
 
 
-def test_classes_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+def test_classes_of_the_same_name_are_distinguished(tmp_path: Path) -> None:
     sweep(tmp_path, *({"sparsity._target_": f"{home}.SET"} for home in ("theirs", "ours")))
     assert set(arrange(load_runs(tmp_path))[0].arms) == {"sparsity=theirs.SET", "sparsity=ours.SET"}
 
@@ -188,8 +188,8 @@ def test_where_and_how_a_run_was_made_is_no_factor(tmp_path: Path) -> None:
 def test_a_table_is_made_of_runs_of_a_model_that_is_not_ours(tmp_path: Path) -> None:
     for width in (1, 2):
         make_run(tmp_path, course(0.9, width), 0, {"model._target_": "their.Model", "model.width": width}, base={})
-    said = format_table(load_runs(tmp_path))
-    assert "width=1" in said
+    printed = format_table(load_runs(tmp_path))
+    assert "width=1" in printed
     assert "published figures" not in format_report(analyse([tmp_path])).lower()
 
 

@@ -47,18 +47,18 @@ def test_the_setting_that_differs_from_the_published_one_is_named(
     findings = analyse([tmp_path])
     assert not findings.cells
     assert not findings.conclusions
-    said = " ".join(format_report(findings).split())
-    assert f"No published figures beside all runs: {reason}" in said
+    printed = " ".join(format_report(findings).split())
+    assert f"No published figures beside all runs: {reason}" in printed
 
 
-def test_what_differs_in_all_arms_is_said_once(tmp_path: Path) -> None:
+def test_what_differs_in_all_arms_is_reported_once(tmp_path: Path) -> None:
     for method in ("SET", "RigL"):
         changed = {"model.hidden_sizes": [300, 100], "sparsity._target_": f"sparse_lightning.{method}"}
         make_run(tmp_path, course(0.97, 0, 30), 0, changed)
-    said = " ".join(format_report(analyse([tmp_path])).split())
+    printed = " ".join(format_report(analyse([tmp_path])).split())
     reason = "No published figures beside any arm: hidden_sizes is [300, 100], published [100, 100, 100];"
-    assert reason in said
-    assert said.count("No published figures") == 1
+    assert reason in printed
+    assert printed.count("No published figures") == 1
 
 
 def test_the_settings_of_the_repository_are_the_published_ones() -> None:
@@ -179,7 +179,7 @@ def test_how_noisy_the_two_measures_of_speed_are_is_measured_and_not_asserted(st
     assert findings.conclusions[1].remark.endswith(expected)
 
 
-def test_too_few_pairs_are_inconclusive_and_said(tmp_path: Path) -> None:
+def test_too_few_pairs_are_inconclusive_and_reported_so(tmp_path: Path) -> None:
     sweep(tmp_path, {"model.hebbian_grow": True}, {"model.hebbian_grow": False}, epochs=30)
     conclusions = analyse([tmp_path]).conclusions
     assert {verdict.status for conclusion in conclusions for verdict in conclusion.verdicts} == {"inconclusive"}

@@ -36,18 +36,18 @@ def words(text: str) -> str:
 
 def test_a_report_writes_its_own_files_alone_and_again_the_same_bytes(study: Path) -> None:
     before = bytes_of(study)
-    said = make_report(study)
+    printed = make_report(study)
     first = bytes_of(study)
     assert {name: first[name] for name in before} == before
     assert {Path(name).parts[0] for name in first.keys() - before.keys()} == OWN
     for run in study.glob("*seed*/result.json"):
         os.utime(run, (0, 0))  # the date comes from the records, not from a clock
-    assert make_report(study) == said
+    assert make_report(study) == printed
     assert bytes_of(study) == first
 
-    assert re.search(r"SUPPORTED: The best val_acc is lower\. Difference -[01]\.\d+ percentage points", words(said))
-    assert "CONTRADICTED: The best val_acc is lower by about 0.2 percentage points (0.15 to 0.25)." in words(said)
-    assert "Each arm is compared with hebbian_grow=false (chosen by default)" in words(said)
+    assert re.search(r"SUPPORTED: The best val_acc is lower\. Difference -[01]\.\d+ percentage points", words(printed))
+    assert "CONTRADICTED: The best val_acc is lower by about 0.2 percentage points (0.15 to 0.25)." in words(printed)
+    assert "Each arm is compared with hebbian_grow=false (chosen by default)" in words(printed)
     assert {path.suffix for path in (study / "figures").iterdir()} == {".png", ".svg"}
 
     summary = pd.read_csv(study / "summary.csv", keep_default_na=False)
@@ -107,10 +107,10 @@ def test_any_metric_can_be_the_one_that_runs_are_judged_by(tmp_path: Path, mode:
     best = findings.frame.groupby("density")[f"val_loss_{mode}"].mean()
     (compared,) = findings.comparisons
     assert compared.main.loc[f"val_loss_{mode}", "difference"] == pytest.approx(best[0.2] - best[0.1])
-    said = words(format_report(findings))
-    assert said.startswith("val_loss, by arm arm best val_loss last val_loss")
-    assert "%" not in said.partition("Each arm")[0].replace("95%", "")
-    assert re.search(r"best val_loss -0\.0\d+ -0\.0\d+ to -0\.0\d+ significant: lower 8", said)
+    printed = words(format_report(findings))
+    assert printed.startswith("val_loss, by arm arm best val_loss last val_loss")
+    assert "%" not in printed.partition("Each arm")[0].replace("95%", "")
+    assert re.search(r"best val_loss -0\.0\d+ -0\.0\d+ to -0\.0\d+ significant: lower 8", printed)
     assert (findings.table["epochs_to"] < 8).any()
 
 
@@ -119,9 +119,9 @@ def test_the_metric_of_a_report_is_that_of_the_configuration(tmp_path: Path) -> 
     for width in (1, 2):
         f1 = [0.1 * width, 0.2 * width]
         make_run(tmp_path, [0.9, 0.9], 0, {"model.width": width}, base=base, more={"f1": f1})
-    said = make_report(tmp_path)
-    assert said.startswith("f1, by arm")
-    assert re.search(r"\nwidth=2 +0\.4 +0\.4 ", said)
+    printed = make_report(tmp_path)
+    assert printed.startswith("f1, by arm")
+    assert re.search(r"\nwidth=2 +0\.4 +0\.4 ", printed)
     assert make_report(tmp_path, metric="val_loss").startswith("val_loss, by arm")
     with pytest.raises(FileNotFoundError, match=r"Expected metrics\.csv to have bleu, got epoch, val_acc, .*f1"):
         make_report(tmp_path, metric="bleu")
@@ -145,10 +145,10 @@ def test_a_diverged_run_is_read_and_named_and_not_counted(small: Path, value: st
     status = findings.frame.set_index("run")["status"]
     assert status["model.hebbian_grow=false,seed=5"] == "diverged"
     assert len(findings.runs) == 4
-    said = words(format_report(findings))
+    printed = words(format_report(findings))
     named = f"model.hebbian_grow=false,seed=5 (diverged: val_loss is {value} in epoch 2)"
-    assert f"WARNING: 1 of 5 runs diverged and are not counted: {named}." in said
-    assert "damaged" not in said
+    assert f"WARNING: 1 of 5 runs diverged and are not counted: {named}." in printed
+    assert "damaged" not in printed
 
 
 def test_a_study_of_which_every_run_diverged_is_a_report_too(tmp_path: Path) -> None:
@@ -177,9 +177,9 @@ def test_dead_connections_are_shown_by_arm_and_layer_and_warned_of_by_name(tmp_p
 
 def test_one_arm_and_one_run_of_one_epoch_are_reports_too(tmp_path: Path) -> None:
     make_run(tmp_path, [0.9], 0)
-    said = make_report(tmp_path)
-    assert "there is one arm, and nothing to compare it with" in said
-    assert "nan" not in said
+    printed = make_report(tmp_path)
+    assert "there is one arm, and nothing to compare it with" in printed
+    assert "nan" not in printed
     with style():
         (picture,) = (picture for picture in draw(analyse([tmp_path])) if picture.name == "learning_curves_val_acc")
     (line,) = picture.figure.axes[0].get_lines()

@@ -52,12 +52,12 @@ def test_the_table_is_by_arm_over_finished_runs(runs: Path) -> None:
 
 
 def test_the_table_as_text_lists_what_was_left_out(runs: Path) -> None:
-    said = format_table(load_runs(runs))
+    printed = format_table(load_runs(runs))
     row = "hebbian_grow=true 95.00 ± 1.41 94.50 ± 0.71 1.0 94.00 96.00 94.00 95.00 2"
-    assert row.split() in [line.split() for line in said.splitlines()]
-    assert "Left out, 2 of 5 runs" in said
-    assert "model.hebbian_grow=false,seed=10: not finished, 1 epochs so far" in said
-    assert "model.hebbian_grow=null,seed=0: ValueError: no luck" in said
+    assert row.split() in [line.split() for line in printed.splitlines()]
+    assert "Left out, 2 of 5 runs" in printed
+    assert "model.hebbian_grow=false,seed=10: not finished, 1 epochs so far" in printed
+    assert "model.hebbian_grow=null,seed=0: ValueError: no luck" in printed
 
 
 def test_the_documented_code_loads_the_runs_into_pandas(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
