@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from sparse_lightning.functional.masks import fingerprint, mask_of, zero_inactive_
+from sparse_lightning.functional.masks import fingerprint, mask_of, positions_of, zero_inactive_
 from sparse_lightning.nn.sparse_linear import SparseLinear, named_weights, sparse_layers
 
 METADATA = "sparse_lightning.masks"  # the key of the masks in the metadata of a state_dict
@@ -139,19 +139,40 @@ class Masks(Mapping[str, Tensor]):
         if changed:
             self.enforce(changed)
 
-    def move(self, name: str, dropped: Tensor, grown: Tensor) -> Tensor:
+    def positions(self, name: str) -> Tensor:
+        """Return the positions of the active connections of a weight, sorted."""
+        return self._layers[name].positions if name in self._layers else positions_of(self._masks[name])
+
+    def values_at(self, name: str, positions: Tensor) -> Tensor:
+        """Return the weights of active connections at these positions."""
+        weight = self.weight(name).detach()
+        if name in self._layers:
+            return weight[torch.searchsorted(self._layers[name].positions, positions)]
+        return weight[torch.unravel_index(positions, weight.shape)]
+
+    @torch.no_grad()
+    def move(self, name: str, dropped: Tensor, grown: Tensor, grown_values: Tensor | float = 0.0) -> Tensor:
         """Give a weight other connections, by their positions; those that become inactive lose their weights.
+
+        Args:
+            name: The weight.
+            dropped: Positions that become inactive.
+            grown: Positions that become active.
+            grown_values: What these start at: a number, or a value for each.
 
         Returns:
             The mask of the connections that have changed; of a SparseLinear, the index of each connection in its old
             values, -1 for one that has grown.
         """
         if name in self._layers:
-            return self._layers[name].rewire(dropped, grown)
+            return self._layers[name].rewire(dropped, grown, grown_values=grown_values)
         mask = self._masks[name]
         changed = mask_of(torch.cat([dropped, grown]), mask.shape)
         mask.logical_xor_(changed)  # in place, so that views of it stay true
         self.enforce([name])
+        if isinstance(grown_values, Tensor):
+            weight = self.weight(name)
+            weight[torch.unravel_index(grown, mask.shape)] = grown_values.to(weight.dtype)
         return changed
 
     def repair(self) -> list[str]:

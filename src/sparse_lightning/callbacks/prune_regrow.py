@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparse_lightning.callbacks.arguments import build_repr, check_options, choice, criterion, in_words, own_arguments
+from sparse_lightning.callbacks.grown_weights import GrownWeights, GrownWeightsName
 from sparse_lightning.callbacks.hooks import SparseTrainingHooks
 from sparse_lightning.callbacks.initial import InitializationName, InitialName
 from sparse_lightning.callbacks.layout import LayoutName
@@ -88,6 +89,8 @@ class PruneRegrow(SparseTrainingHooks):
         optimizer_state: ``"reset"`` zeroes the optimizer's state, momentum above all, of connections that were pruned
             or grown; ``"keep"`` leaves it.
         regrow: Whether a connection just pruned may grow again at once; it then keeps its weight.
+        grown_weights: What grown connections start with: ``"zero"``, ``"random"``, or the ``"last"`` weight that they
+            had; see :class:`~sparse_lightning.callbacks.grown_weights.GrownWeights`.
         layout: How weights are stored: ``"masked"`` keeps them dense, with zeros; ``"csr"`` replaces Linear layers by
             :class:`~sparse_lightning.SparseLinear`, which computes on the connections alone; ``"auto"`` does so where
             it saves time. See :mod:`sparse_lightning.callbacks.layout`.
@@ -134,6 +137,7 @@ class PruneRegrow(SparseTrainingHooks):
         pruning_early_stop: int = 0,
         optimizer_state: Literal["reset", "keep"] = "reset",
         regrow: bool = False,
+        grown_weights: GrownWeightsName = "zero",
         layout: LayoutName = "masked",
         initialization: InitializationName = "dense",
         log_topology: bool = True,
@@ -164,6 +168,7 @@ class PruneRegrow(SparseTrainingHooks):
             timing=Timing(every_n_epochs, every_n_steps, start, stop, scheduled),
             decisions=Decisions(*asked, self.pruning.refine, regrow, self.counts.redistributes, kept),
             factor=self.fraction_factor,
+            grown_weights=GrownWeights(grown_weights, actual_fan_in=initialization == "fan_in"),
             criteria=[each for each in (self.growth, self.pruning, self.counts) if each is not None],
             reset_optimizers=optimizer_state == "reset",
             reads_gradient=any(
@@ -277,6 +282,7 @@ class PruneRegrow(SparseTrainingHooks):
             "structure",
             "include",
             "exclude",
+            "grown_weights",
             "layout",
             "seed",
         )

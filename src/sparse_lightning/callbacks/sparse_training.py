@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from sparse_lightning.callbacks import compatibility
 from sparse_lightning.callbacks.averages import keeps_averages, only_averages, project_averages
+from sparse_lightning.callbacks.grown_weights import GrownWeights
 from sparse_lightning.callbacks.handoff import Handoff
 from sparse_lightning.callbacks.masks import StepHook
 from sparse_lightning.callbacks.optimizer_state import carry_state, optimizers_of, reset_state
@@ -22,6 +23,7 @@ from sparse_lightning.callbacks.statistics import Statistics
 from sparse_lightning.callbacks.timing import Clock, LearningRateDrops, Timing
 from sparse_lightning.callbacks.topology import Topology
 from sparse_lightning.criteria.base import Criterion
+from sparse_lightning.functional.masks import derived_generator
 
 
 @dataclass(eq=False, kw_only=True)
@@ -34,6 +36,7 @@ class SparseTraining:
         decisions: What a rewiring asks.
         factor: The factor on the prune fraction as a function of progress in [0, 1].
         criteria: The criteria behind the decisions.
+        grown_weights: The weights that grown connections start with.
         reset_optimizers: Whether optimizers forget connections that were pruned or grown.
         reads_gradient: Whether a rewiring waits for the gradient of the next optimizer step.
         seed: The seed, or None for that of ``seed_everything``, or 0.
@@ -44,6 +47,7 @@ class SparseTraining:
     decisions: Decisions
     factor: Callable[[Fraction], float | Fraction]
     criteria: list[Criterion]
+    grown_weights: GrownWeights
     reset_optimizers: bool
     reads_gradient: bool
     seed: int | None
@@ -128,6 +132,7 @@ class SparseTraining:
         """Forget what came before."""
         self.rewirings, self.drops, self._now = Rewirings(), LearningRateDrops(), None
         self.statistics.reset()
+        self.grown_weights.reset()
 
     # Within a training.
 
@@ -214,7 +219,9 @@ class SparseTraining:
         known = optimizers_of([*trained, *self._optimizers.values()], masks.module) if masks.module else trained
         for name, dropped, grown in self.rewirings.run(list(names), masks, self.decisions, self.current_seed()):
             before = masks.weight(name).numel()
-            moved = masks.move(name, dropped, grown)
+            generator = derived_generator(self.current_seed(), self.rewirings.number, name, "grown weights")
+            values = self.grown_weights.values(name, masks, dropped, grown, generator)
+            moved = masks.move(name, dropped, grown, values)
             changed_names.append(name)
             if name in masks.layers:
                 carry_state(known, masks.weight(name), moved, before)
@@ -320,6 +327,7 @@ class SparseTraining:
             "masks": self.topology.state_dict(),
             "statistics": self.statistics.state_dict(),
             "rewirings": self.rewirings.state_dict(),
+            "grown_weights": self.grown_weights.state_dict(),
             "clock": self.clock.state_dict(),
             "learning_rate": self.drops.state_dict(),
             "now": self._now,
@@ -332,6 +340,7 @@ class SparseTraining:
         self.topology.load_state_dict(state["masks"])
         self.statistics.load_state_dict(state["statistics"])
         self.rewirings.load_state_dict(state["rewirings"])
+        self.grown_weights.load_state_dict(state["grown_weights"])
         self.clock.load_state_dict(state["clock"])
         self.drops.load_state_dict(state["learning_rate"])
         self._now, self._resumed = state["now"], True

@@ -234,9 +234,7 @@ class Topology:
         if structure is None:
             return
         for name in self.masks:
-            layer = self.masks.layers.get(name)
-            positions = positions_of(self.masks[name]) if layer is None else layer.positions
-            if not structure.fits(positions, shapes[name]):
+            if not structure.fits(self.masks.positions(name), shapes[name]):
                 raise ValueError(f"Expected connections of {name!r} with the structure that is asked for, got others")
 
     def _agrees(self, name: str, weight: Tensor | None, shape: torch.Size | None) -> bool:

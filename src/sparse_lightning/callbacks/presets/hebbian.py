@@ -6,6 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from sparse_lightning.callbacks.arguments import own_arguments
+from sparse_lightning.callbacks.grown_weights import GrownWeightsName
 from sparse_lightning.callbacks.initial import InitializationName, InitialName
 from sparse_lightning.callbacks.layout import LayoutName
 from sparse_lightning.callbacks.prune_regrow import PruneRegrow
@@ -52,6 +53,7 @@ class HebbianRegrow(PruneRegrow):
         pruning_early_stop: int = 0,
         optimizer_state: Literal["reset", "keep"] = "reset",
         regrow: bool = False,
+        grown_weights: GrownWeightsName = "zero",
         layout: LayoutName = "masked",
         initialization: InitializationName = "dense",
         log_topology: bool = True,
