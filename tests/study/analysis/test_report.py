@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import runpy
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from studies import LAYERS, course, make_run, sweep
 
 from sparse_lightning.study import load_runs
-from sparse_lightning.study.analysis.figures import draw, style
+from sparse_lightning.study.analysis.figures import draw, render, style
 from sparse_lightning.study.analysis.findings import analyse, dead_connections
 from sparse_lightning.study.analysis.report import format_report, make_report, summary
 from sparse_lightning.study.analysis.tables import dead_table
@@ -70,6 +71,20 @@ def test_a_report_writes_its_own_files_alone_and_again_the_same_bytes(study: Pat
     alts = re.findall(r'alt="([^"]*)"', page)
     assert len(set(alts)) == len(alts) == page.count("<figure>")
     assert all("hebbian_grow=true" in alt for alt in alts if not alt.startswith("Maps"))
+
+
+def test_no_name_of_a_comparison_is_cut(tmp_path: Path) -> None:
+    fractions = [{"model.prune_fraction": fraction} for fraction in (0.0, 0.1, 0.2)]
+    with style():
+        pictures = list(draw(analyse([sweep(tmp_path, *fractions)])))
+        figures = [picture.figure for picture in pictures if picture.name.startswith("differences")]
+        assert len(figures) == 5
+        for figure in figures:
+            width, _ = struct.unpack(">II", render(figure, "png")[16:24])
+            figure.set_dpi(width / figure.get_figwidth())
+            labels = figure.axes[0].get_yticklabels()
+            assert len(labels) == 2
+            assert all(label.get_window_extent().x0 >= 0 for label in labels)
 
 
 def test_the_page_says_where_its_runs_come_from(tmp_path: Path) -> None:
