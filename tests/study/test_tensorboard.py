@@ -52,8 +52,8 @@ def test_scalars_are_grouped_and_over_epochs(board: str) -> None:
     tags = ask(board, "plugin/scalars/tags")["hebbian_grow=true,seed=0"]
     groups = {name.partition("/")[0] for name in tags}
     layers = {f"topology.network.{layer}" for layer in ("linear1", "linear2", "linear3", "output")}
-    assert groups == {"accuracy", "loss", "topology", "time", "result", *layers}
-    values = ask(board, "plugin/scalars/scalars", run="hebbian_grow=true,seed=0", tag="accuracy/validation")
+    assert groups == {"metrics", "topology", "result", *layers}
+    values = ask(board, "plugin/scalars/scalars", run="hebbian_grow=true,seed=0", tag="metrics/val_acc")
     assert [step for _, step, _ in values] == [0, 1, 2]
 
 

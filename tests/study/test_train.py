@@ -61,7 +61,7 @@ def test_a_run_leaves_config_metrics_events_checkpoints_and_result(grid: tuple[P
     best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert best["epoch"] == result["val_acc_max_epoch"]
     events = EventAccumulator(str(run)).Reload()
-    shown = [event.value for event in events.Scalars("accuracy/validation")]
+    shown = [event.value for event in events.Scalars("metrics/val_acc")]
     assert shown == pytest.approx(list(metrics(run)["val_acc"]))
 
 

@@ -31,25 +31,15 @@ DATA = "data_sha256"  # in the configuration: the data that the run was trained 
 # Settings that may differ when a run is continued: where it is, and how it is watched.
 INCIDENTAL = ("output_dir", "force", "data_dir", "enable_model_summary", "log_every_n_steps")
 
-_TAGS = {
-    "train_acc": "accuracy/training",
-    "val_acc": "accuracy/validation",
-    "test_acc": "accuracy/test",
-    "train_loss": "loss/training",
-    "val_loss": "loss/validation",
-    "test_loss": "loss/test",
-    "epoch_time": "time/seconds_per_epoch",
-}
-
 
 def tag(metric: str) -> str:
-    """The tag of a metric, whose first part TensorBoard groups by.
+    """The tag of a metric in TensorBoard, which groups by the first part: its own name below ``metrics``.
 
     >>> tag("val_acc"), tag("topology/explored/all"), tag("topology/explored/network.linear1")
-    ('accuracy/validation', 'topology/explored', 'topology.network.linear1/explored')
+    ('metrics/val_acc', 'topology/explored', 'topology.network.linear1/explored')
     """
     if not metric.startswith("topology/"):
-        return _TAGS.get(metric, metric)
+        return metric if "/" in metric else f"metrics/{metric}"
     _, what, layer = metric.split("/", 2)
     return f"topology/{what}" if layer == "all" else f"topology.{layer}/{what}"
 
