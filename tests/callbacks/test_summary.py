@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from watching import Epochs
 
 from sparse_lightning import HebbianGrowth, PruneRegrow
@@ -63,6 +64,26 @@ def test_the_summary_says_what_stays_dense_and_how_dense_the_whole_model_is(fit,
     assert dense == "Dense: network.3 (not trained); network.5 (excluded)"
     size = sum(parameter.numel() for parameter in net.parameters())
     assert whole == f"Of all {size:,} parameters, {size - 36:,} are active: {(size - 36) / size:.4f}"
+
+
+def test_averages_are_listed_as_sparse_and_counted_so(fit, model, net):
+    class Averaging(model):
+        def __init__(self, network):
+            super().__init__(network)
+            self.average = AveragedModel(network)
+
+        def on_train_batch_end(self, *args):
+            self.average.update_parameters(self.network)
+
+    module, callback = Averaging(net), PruneRegrow(0.25)
+    fit(module, callback)
+    *_, averages, whole = callback.summary().splitlines()
+    assert averages == "Sparse as their sources: averages " + ", ".join(
+        f"average.module.{layer}" for layer in (0, 3, 5)
+    )
+    size = sum(parameter.numel() for parameter in module.parameters())
+    assert whole == f"Of all {size:,} parameters, {size - 204:,} are active: {(size - 204) / size:.4f}"
+    assert int(sum((weight == 0).sum() for weight in module.average.parameters())) >= 102
 
 
 def test_dead_connections_are_counted_by_layer(model, net):

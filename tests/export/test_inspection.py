@@ -1,3 +1,4 @@
+import copy
 import pickle
 from fractions import Fraction
 
@@ -35,7 +36,7 @@ def test_a_checkpoint_gives_its_masks_back(trained):
 def test_bare_weights_give_the_topology_that_they_have(trained, tmp_path):
     callback, module, _ = trained
     torch.save(module.state_dict(), tmp_path / "bare.pt")
-    for checkpoint in (tmp_path / "bare.pt", module.state_dict(), module):
+    for checkpoint in (tmp_path / "bare.pt", module.state_dict(), copy.deepcopy(module)):
         found = topology_of(checkpoint)
         assert list(found) == list(callback.masks)
         assert all(mask.equal(module.get_parameter(name) != 0) for name, mask in found.items())
@@ -100,7 +101,8 @@ def test_the_report_and_the_summary_agree_and_count_grown_zeros(trained):
         name = next(iter(callback.masks))
         weight, mask = module.get_parameter(name), callback.masks[name]
         weight.view(-1)[mask.flatten().nonzero()[0]] = 0
-    report = [line.split() for line in sparsity_report(module, callback.masks).splitlines()]
+    report = [line.split() for line in sparsity_report(module).splitlines()]
+    assert sparsity_report(module) == sparsity_report(module, callback.masks)
     summary = [line.split() for line in callback.summary().splitlines()]
     assert report[0] == ["parameter", "shape", "active", "of", "density", "dead"]
     sparse = {row[0]: row[1:6] for row in summary if row and row[0] in callback.masks}
@@ -109,8 +111,19 @@ def test_the_report_and_the_summary_agree_and_count_grown_zeros(trained):
     assert next(row for row in report if row[0] == "all")[1:] == summary[4][1:5]
     in_file = {line.split()[0]: line.split()[2] for line in sparsity_report(path).splitlines()}
     assert in_file[name] == sparse[name][1]
-    nonzero = {line.split()[0]: line.split()[2] for line in sparsity_report(module).splitlines()}
+    assert topology_of(module)[name].equal(mask)
+    nonzero = {line.split()[0]: line.split()[2] for line in sparsity_report(module, {}).splitlines()}
     assert int(nonzero[name]) == int(sparse[name][1]) - int(sparse[name][-1])
+
+
+def test_a_module_whose_weights_left_their_masks_is_read_by_its_weights(trained):
+    callback, module, _ = trained
+    name = next(iter(callback.masks))
+    with torch.no_grad():
+        module.get_parameter(name).fill_(1.0)
+    assert name not in topology_of(module)
+    row = next(line.split() for line in sparsity_report(module).splitlines() if line.startswith(name))
+    assert row[2:] == [row[3], row[3], "1.0000", "0"]
 
 
 @pytest.mark.parametrize("content", [{}, {"state_dict": {}}, {"epoch": 3}])

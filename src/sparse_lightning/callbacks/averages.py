@@ -1,7 +1,7 @@
 """Averages of weights: they remember connections long pruned, and are brought onto the masks of their source."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -33,6 +33,17 @@ def parameters_of_averages(module: nn.Module) -> set[int]:
     averages = {id(weight) for each in kinds for weight in each.parameters()}
     found = {id(weight) for _, average in _within(module) for weight in average.values()}
     return averages & found
+
+
+def averages_of(module: nn.Module, names: Collection[str]) -> dict[str, str]:
+    """Return the weights within a model that are averages of these, by their own name that of their source."""
+    places = {id(weight): name for name, weight in module.named_parameters()}
+    return {
+        places[id(weight)]: f"{source}{name}"
+        for source, average in _within(module)
+        for name, weight in average.items()
+        if f"{source}{name}" in names
+    }
 
 
 def only_averages(trainer: Trainer) -> bool:

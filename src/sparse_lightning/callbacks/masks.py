@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from sparse_lightning.functional.masks import fingerprint, mask_of, positions_of
 from sparse_lightning.nn.sparse_linear import SparseLinear, named_weights, sparse_layers
 
 METADATA = "sparse_lightning.masks"  # the key of the masks in the metadata of a state_dict
+_BOUND: WeakValueDictionary[int, "Masks"] = WeakValueDictionary()  # those that a model was ever given, while they live
 
 
 class Masks(Mapping[str, Tensor]):
@@ -93,6 +95,7 @@ class Masks(Mapping[str, Tensor]):
     def bind(self, module: nn.Module | None) -> None:
         """Look weights up in this model from now on."""
         self._module, self._owners = module, {}
+        _BOUND[id(self)] = self
 
     def weight(self, name: str) -> nn.Parameter:
         """Return the parameter of a weight of the model, and bring its mask to its device.
@@ -276,10 +279,21 @@ class StepHook:
         return StepHook().__dict__
 
 
+def masks_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return the masks that callbacks which still exist have given a model, those that its weights are on, by name."""
+    given = (pair for masks in list(_BOUND.values()) if masks.module is module for pair in masks.items())
+    weights = dict(module.named_parameters())
+    return {name: mask for name, mask in given if name not in weights or _agrees(weights[name], mask)}
+
+
 def is_off(weight: Tensor, mask: Tensor) -> bool:
     """Return whether an inactive weight is anything but zero; NaN and infinity are."""
     # Compared as bytes: several times faster on CPUs than as booleans, or by selecting.
     return bool((weight.detach().bool().view(torch.uint8) > mask.view(torch.uint8)).any())
+
+
+def _agrees(weight: Tensor, mask: Tensor) -> bool:
+    return weight.shape == mask.shape and not is_off(weight, mask.to(weight.device))
 
 
 def _version(weight: Tensor | None) -> tuple[int, int] | None:

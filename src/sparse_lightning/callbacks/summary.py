@@ -1,10 +1,12 @@
 """What a PruneRegrow shows: the table of its layers, and the measures that it logs."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import nn
 
+from sparse_lightning.callbacks.averages import averages_of
 from sparse_lightning.callbacks.selection import layer_name
 from sparse_lightning.callbacks.topology import Topology
 from sparse_lightning.criteria.base import Statistic
@@ -19,7 +21,8 @@ def summary(topology: Topology, statistic: Statistic | None, criteria: Sequence[
     masks = topology.masks
     dead = {} if masks.module is None else masks.dead(masks.module)
     read_at = statistic.read_at if isinstance(statistic, CoactivationTracker) else {}
-    return summary_table(masks.sizes, dead, criteria, read_at, topology.dense, masks.module)
+    averages = {} if masks.module is None else averages_of(masks.module, masks)
+    return summary_table(masks.sizes, dead, criteria, read_at, topology.dense, masks.module, averages)
 
 
 def summary_table(
@@ -29,6 +32,7 @@ def summary_table(
     read_at: Mapping[str, str],
     dense: Mapping[str, str],
     module: nn.Module | None,
+    averages: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Return a table of the sparse weights, what stays dense and why, and the density of the whole model.
 
@@ -39,6 +43,7 @@ def summary_table(
         read_at: At which module the activity of each weight's output units is read.
         dense: Why each other weight stays dense.
         module: The model, None before its setup.
+        averages: The source of each weight that is an average of a sparse one and has its connections.
     """
     heads = ("parameter", "shape", "active", "of", "density", "dead", "pruning", "growth", "activity read at")
     counts = {name: (active, shape.numel()) for name, (active, shape) in sizes.items()}
@@ -49,12 +54,16 @@ def summary_table(
     active, size = (sum(column) for column in zip((0, 0), *counts.values(), strict=True))
     rows.append(("all", "", *shares(active, size), f"{sum(dead.values()):,}", "", "", ""))
     lines = [table([heads, *rows])]
+    if averages:
+        lines += ["", "Sparse as their sources: averages " + ", ".join(map(layer_name, averages))]
+    dense = {name: reason for name, reason in dense.items() if name not in averages}
     if dense:
         listed = {reason: [layer_name(name) for name in dense if dense[name] == reason] for reason in dense.values()}
         lines += ["", "Dense: " + "; ".join(f"{', '.join(names)} ({reason})" for reason, names in listed.items())]
     if module is not None:
         all_sizes = sum(shape.numel() for shape in weight_shapes(module).values())
-        whole = all_sizes - size + active
+        inactive = {name: numel - count for name, (count, numel) in counts.items()}
+        whole = all_sizes - sum(inactive.values()) - sum(inactive[source] for source in averages.values())
         lines.append(f"Of all {all_sizes:,} parameters, {whole:,} are active: {whole / max(all_sizes, 1):.4f}")
     return "\n".join(lines)
 

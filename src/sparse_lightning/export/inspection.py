@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
-from sparse_lightning.callbacks.masks import METADATA
+from sparse_lightning.callbacks.masks import METADATA, masks_of
 from sparse_lightning.callbacks.summary import shape_of, shares, table
 from sparse_lightning.export.cost import flop_table, latency_table, size_table
 from sparse_lightning.export.dense_small import dense_copy
@@ -24,8 +24,8 @@ def topology_of(checkpoint: nn.Module | Checkpoint) -> dict[str, Tensor]:
 
     They are what :meth:`PruneRegrow.start_from <sparse_lightning.PruneRegrow.start_from>` takes. Where
     :class:`~sparse_lightning.PruneRegrow` has trained, its masks are in the checkpoint, also in one that was saved with
-    ``save_weights_only``. In other weights the active connections of each matrix or kernel are those that are not zero;
-    a weight without zeros is left out.
+    ``save_weights_only``, and those of a module are known as long as the callback exists. In other weights the active
+    connections of each matrix or kernel are those that are not zero; a weight without zeros is left out.
 
     Args:
         checkpoint: A file that Lightning or ``torch.save`` has written, or what is in one, a ``state_dict``, or a
@@ -41,6 +41,8 @@ def topology_of(checkpoint: nn.Module | Checkpoint) -> dict[str, Tensor]:
     >>> topology_of({"fc.weight": torch.tensor([[0.5, 0.0]]), "fc.bias": torch.zeros(1)})
     {'fc.weight': tensor([[ True, False]])}
     """
+    if isinstance(checkpoint, nn.Module) and (masks := masks_of(checkpoint)):
+        return {name: mask.clone() for name, mask in masks.items()}
     content = checkpoint.state_dict() if isinstance(checkpoint, nn.Module) else _content(checkpoint)
     stored = {name: weight for name, weight in _tensors(content).items() if weight.layout == torch.sparse_csr}
     masks = {name: torch.ones_like(weight).to_dense() != 0 for name, weight in stored.items()} | _masks(content)
@@ -60,7 +62,8 @@ def sparsity_report(
     Args:
         model: A module, or a checkpoint as in :func:`topology_of`.
         masks: The masks of sparse weights, by parameter name, such as ``PruneRegrow.masks``. None takes those of a
-            checkpoint. In weights without a mask, those that are not zero count as active.
+            checkpoint, or of the callbacks that have trained the module and still exist. In weights without a mask,
+            those that are not zero count as active.
         example: An input of the model, (batch, ...). With it the report has bytes and floating-point operations too;
             see :mod:`sparse_lightning.export.cost` for how they are counted.
         latency: Whether to measure inference, dense and in CSR, at batches of 1 and 128 samples like `example`.
@@ -81,7 +84,7 @@ def sparsity_report(
     if isinstance(model, nn.Module):
         layers = {name: layer.weight.detach() for name, layer in sparse_layers(model).items()}
         found: Mapping[str, Tensor] = named_weights(model) | layers
-        known = masks or {}
+        known = masks_of(model) if masks is None else masks
     else:
         content = _content(model)
         found, known = _weights(content), masks if masks is not None else _masks(content)
