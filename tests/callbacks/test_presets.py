@@ -10,7 +10,7 @@ import torch
 from watching import Watch, active
 
 import sparse_lightning
-from sparse_lightning import SET, SNFS, HebbianRegrow, PruneRegrow, RandomRegrow, RigL, StaticSparse
+from sparse_lightning import SET, SNFS, Dense, HebbianRegrow, PruneRegrow, RandomRegrow, RigL, StaticSparse
 from sparse_lightning.callbacks.presets import PRESETS
 from sparse_lightning.criteria.growth import GROWTH
 from sparse_lightning.criteria.pruning import PRUNING
@@ -38,7 +38,16 @@ def test_every_preset_has_the_whole_signature_of_the_callback():
     def signature(kind: type[PruneRegrow]) -> list[tuple[str, Any]]:
         return [(each.name, each.kind) for each in inspect.signature(kind).parameters.values()]
 
-    assert all(signature(preset) == signature(PruneRegrow) for preset in PRESETS.values())
+    assert all(signature(preset) == signature(PruneRegrow) for preset in (*PRESETS.values(), Dense))
+
+
+def test_dense_training_is_dense_and_says_where_it_is_asked_not_to_be(fit, model, net):
+    module, callback = model(net), Dense()
+    fit(module, callback)
+    assert all(bool(mask.all()) for mask in callback.masks.values())
+    assert callback.rewirings == 0
+    with pytest.raises(ValueError, match=r"density=1 for dense training \(StaticSparse is sparse and stays\), got 0.1"):
+        Dense(0.1)
 
 
 def test_every_preset_says_what_it_is():

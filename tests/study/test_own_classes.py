@@ -130,3 +130,11 @@ def test_an_argument_of_swept_methods_may_have_one_value(tmp_path: Path) -> None
     assert done.returncode == 1
     assert done.stderr.strip() == "Error: sparsity: Expected prune_fraction in [0, 1), got 1.5"
     assert not list(tmp_path.glob("*/metrics.csv"))
+
+
+def test_dense_training_stays_dense_beside_methods_of_any_density(tmp_path: Path) -> None:
+    settings = ["sparsity=none,static", "sparsity.density=0.1", "trainer.max_epochs=1", "report.make=false", *SHORT]
+    script("train.py", "-m", *settings, f"output_dir={tmp_path}")
+    rows = {path.parent.name: pd.read_csv(path) for path in tmp_path.glob("*/metrics.csv")}
+    found = {name: float(row["topology/density/all"].iloc[-1]) for name, row in rows.items()}
+    assert found == {"sparsity=none": 1.0, "sparsity=static": pytest.approx(0.1, abs=1e-3)}

@@ -4,6 +4,7 @@ from sparse_lightning.callbacks.presets.acdc import ACDC
 from sparse_lightning.callbacks.presets.cht import CHT
 from sparse_lightning.callbacks.presets.chts import CHTs
 from sparse_lightning.callbacks.presets.chtss import CHTss
+from sparse_lightning.callbacks.presets.dense import Dense
 from sparse_lightning.callbacks.presets.gmp import GMP
 from sparse_lightning.callbacks.presets.granet import GraNet
 from sparse_lightning.callbacks.presets.hebbian import HebbianRegrow
@@ -25,6 +26,7 @@ __all__ = [
     "SNFS",
     "CHTs",
     "CHTss",
+    "Dense",
     "GraNet",
     "HebbianRegrow",
     "RandomRegrow",

@@ -13,7 +13,7 @@ from sparse_lightning.study.train.record import DATA, INCIDENTAL
 # Settings that may differ between runs of one arm: where a run is, and how it is run and watched.
 _INCIDENTAL = (*INCIDENTAL, "ckpt_path", "threads", "experiment_name", "enable_progress_bar", "default_root_dir")
 # Levels that others are naturally compared with, the first of them that a study has.
-_FIRST = ("false", "static", "StaticSparse", "random", "RandomRegrow", "null", "none", "SET")
+_FIRST = ("false", "static", "StaticSparse", "random", "RandomRegrow", "null", "none", "Dense", "SET")
 _ALONE, _CLASS = "all runs", "._target_"
 
 
