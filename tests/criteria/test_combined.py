@@ -123,6 +123,7 @@ def test_they_rewire_at_exact_counts_and_share_nothing_with_what_they_were_made_
     assert sparse.growth.statistics
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.parametrize("growth", COMBINED, ids=repr)
 def test_a_resumed_training_grows_the_same(growth, tmp_path):

@@ -69,6 +69,7 @@ def fit(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arm", "batches"), [*((arm, 3) for arm in ARMS), *(("hebbian", batches) for batches in (1, 10, 16))]
 )
