@@ -87,7 +87,7 @@ def test_the_command_on_two_processes_continues_after_a_kill_to_the_same_bits(tm
     from survival import TRAIN, alone, differences, holders, rows
 
     def line(folder: Path) -> list[str]:
-        overrides = [*alone(epochs=3), f"output_dir={folder}", "trainer.devices=2", "trainer.strategy=ddp"]
+        overrides = [*alone(epochs=3, batches=20), f"output_dir={folder}", "trainer.devices=2", "trainer.strategy=ddp"]
         return [sys.executable, str(TRAIN), *overrides]
 
     straight, killed = tmp_path / "straight" / "run", tmp_path / "killed" / "run"
