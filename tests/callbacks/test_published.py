@@ -36,7 +36,7 @@ class LeNet(LightningModule):
 def test_set_at_5_percent_reaches_the_published_accuracy_and_its_connections_live(tmp_path):
     # Published: 98.14% (sparse_learning's MNIST summary); with zeros never pruned it fell to 25%.
     seed_everything(0, verbose=False)
-    module, sparse = LeNet(), SET(0.05, prune_fraction=0.5, schedule="cosine", seed=0, layout="csr")
+    module, sparse = LeNet(), SET(0.05, prune_fraction=0.5, schedule="cosine", seed=0)
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "num_sanity_val_steps": 0}
     once = {"max_epochs": EPOCHS, "check_val_every_n_epoch": EPOCHS}
     Trainer(**once, callbacks=[sparse], enable_model_summary=False, **options).fit(

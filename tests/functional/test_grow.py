@@ -166,17 +166,18 @@ def test_exchanged_ends_keep_every_degree_and_come_near_the_best(seed):
     assert (last - first) / (best - first) > 0.9
 
 
+@pytest.mark.slow
 def test_exchanges_of_equal_scores_forget_the_choice():
     """Every choice of one connection in each row and each column of three is as likely."""
     found = torch.zeros(6)
     orders = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
-    for seed in range(600):
+    for seed in range(1200):
         generator = torch.Generator().manual_seed(seed)
         mask = exchange_ends(
             torch.eye(3).bool(), torch.zeros(3, 3).bool(), torch.zeros(()).expand(3, 3), generator, rounds=20 + seed % 2
         )
         found[orders.index(tuple(mask.float().argmax(1).tolist()))] += 1
-    assert (found - 100).abs().max() < 5 * (100 * 5 / 6) ** 0.5
+    assert (found - 200).abs().max() < 5 * (200 * 5 / 6) ** 0.5
 
 
 def test_a_single_connection_has_nothing_to_exchange_with():

@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="processes are watched in /proc"),
 ]
-EPOCHS, SEEDS, KILLS = 3, 2, 3  # survival.py itself does it with more
+EPOCHS, SEEDS, KILLS = 3, 2, 4  # survival.py itself does it with more
 HEBBIAN = "hebbian_grow=true,seed=0"
 
 
@@ -118,7 +118,8 @@ def test_an_interrupt_while_processes_start_is_one_sentence(tmp_path, seconds):
     assert (process.returncode, printed) == (1, "Stopped with 0 of 2 runs finished. The same command does the rest.\n")
 
 
-def test_an_interrupt_stops_every_process_and_says_how_to_continue(tmp_path):
+@pytest.mark.parametrize("group", [True, False])
+def test_an_interrupt_stops_every_process_and_says_how_to_continue(tmp_path, group):
     with subprocess.Popen(
         command(tmp_path, 50, 1), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -126,7 +127,7 @@ def test_an_interrupt_stops_every_process_and_says_how_to_continue(tmp_path):
             assert process.poll() is None
             time.sleep(0.05)
         every = [process.pid, *descendants(process.pid)]
-        os.killpg(process.pid, signal.SIGINT)
+        (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
         printed = process.stderr.read()
     assert process.returncode == 1
     assert printed == "Stopped with 0 of 2 runs finished. The same command does the rest.\n"
