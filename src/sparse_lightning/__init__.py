@@ -67,6 +67,7 @@ _NAMES = {
     "callbacks.presets": (
         "ACDC",
         "CHTss",
+        "Dense",
         "CHTs",
         "CHT",
         "GMP",
@@ -77,8 +78,6 @@ _NAMES = {
         "HebbianRegrow",
         "RandomRegrow",
         "RigL",
-        "Dense",
-        "Dense",
         "StaticSparse",
     ),
     "callbacks.prune_regrow": ("PruneRegrow",),

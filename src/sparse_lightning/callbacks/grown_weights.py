@@ -9,6 +9,7 @@ from torch import Tensor
 from sparse_lightning.callbacks.masks import Masks
 from sparse_lightning.functional.checks import expect
 from sparse_lightning.functional.csr import contains
+from sparse_lightning.functional.masks import derived_generator
 
 GrownWeightsName = Literal["zero", "random", "last"]
 
@@ -30,12 +31,18 @@ class GrownWeights:
         self.way, self.actual_fan_in = way, actual_fan_in
         self._last: dict[str, tuple[Tensor, Tensor]] = {}  # positions, sorted, and weights
 
-    def values(
-        self, name: str, masks: Masks, dropped: Tensor, grown: Tensor, generator: torch.Generator
-    ) -> Tensor | float:
-        """Return the weight of each grown connection, and remember those of the dropped ones if that is needed."""
+    def values(self, name: str, masks: Masks, dropped: Tensor, grown: Tensor, key: tuple[int, int]) -> Tensor | float:
+        """Return the weight of each grown connection, and remember those of the dropped ones if that is needed.
+
+        Args:
+            name: The weight.
+            masks: The masks, before the connections move.
+            dropped: Positions that become inactive.
+            grown: Positions that become active.
+            key: The seed and the number of the rewiring, which decide random weights with the name.
+        """
         if self.way == "random":
-            return self._random(name, masks, dropped, grown, generator)
+            return self._random(name, masks, dropped, grown, derived_generator(*key, name, "grown weights"))
         if self.way == "last":
             found = self._recall(name, grown)
             self._remember(name, dropped, masks.values_at(name, dropped).clone())

@@ -47,8 +47,9 @@ def first_mask(
     found = int(active.count_nonzero())
     initial = resolved(initial, weight, loaded)
     if structure and initial in ("random", "magnitude"):
-        drawn = torch.rand(weight.shape, generator=generator).to(weight.device)
-        return structure.first(drawn if initial == "random" else weight.abs().float(), count, generator)
+        drawn = initial == "random"
+        scores = torch.rand(weight.shape, generator=generator).to(weight.device) if drawn else weight.abs().float()
+        return structure.first(scores, count, generator)
     if initial == "random":
         return mask_of(random_positions(weight.numel(), count, generator=generator), weight.shape).to(weight.device)
     if initial == "magnitude":

@@ -283,17 +283,18 @@ def masks_of(module: nn.Module) -> dict[str, Tensor]:
     """Return the masks that callbacks which still exist have given a model, those that its weights are on, by name."""
     given = (pair for masks in list(_BOUND.values()) if masks.module is module for pair in masks.items())
     weights = dict(module.named_parameters())
-    return {name: mask for name, mask in given if name not in weights or _agrees(weights[name], mask)}
+    return {name: mask for name, mask in given if name not in weights or agrees(weights[name], mask)}
+
+
+def agrees(weight: Tensor, mask: Tensor) -> bool:
+    """Return whether a weight has the shape of a mask and is on it."""
+    return weight.shape == mask.shape and not is_off(weight, mask.to(weight.device))
 
 
 def is_off(weight: Tensor, mask: Tensor) -> bool:
     """Return whether an inactive weight is anything but zero; NaN and infinity are."""
     # Compared as bytes: several times faster on CPUs than as booleans, or by selecting.
     return bool((weight.detach().bool().view(torch.uint8) > mask.view(torch.uint8)).any())
-
-
-def _agrees(weight: Tensor, mask: Tensor) -> bool:
-    return weight.shape == mask.shape and not is_off(weight, mask.to(weight.device))
 
 
 def _version(weight: Tensor | None) -> tuple[int, int] | None:

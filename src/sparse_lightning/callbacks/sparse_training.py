@@ -23,7 +23,6 @@ from sparse_lightning.callbacks.statistics import Statistics
 from sparse_lightning.callbacks.timing import Clock, LearningRateDrops, Timing
 from sparse_lightning.callbacks.topology import Topology
 from sparse_lightning.criteria.base import Criterion
-from sparse_lightning.functional.masks import derived_generator
 
 
 @dataclass(eq=False, kw_only=True)
@@ -217,10 +216,10 @@ class SparseTraining:
         # Those of the Trainer too, which after a resume have a state before they have stepped.
         trained = [*optimizers, *(self._trainer.optimizers if self._trainer is not None else ())]
         known = optimizers_of([*trained, *self._optimizers.values()], masks.module) if masks.module else trained
-        for name, dropped, grown in self.rewirings.run(list(names), masks, self.decisions, self.current_seed()):
+        key = self.current_seed(), self.rewirings.number
+        for name, dropped, grown in self.rewirings.run(list(names), masks, self.decisions, key[0]):
             before = masks.weight(name).numel()
-            generator = derived_generator(self.current_seed(), self.rewirings.number, name, "grown weights")
-            values = self.grown_weights.values(name, masks, dropped, grown, generator)
+            values = self.grown_weights.values(name, masks, dropped, grown, key)
             moved = masks.move(name, dropped, grown, values)
             changed_names.append(name)
             if name in masks.layers:

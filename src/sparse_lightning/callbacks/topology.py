@@ -23,7 +23,7 @@ from sparse_lightning.callbacks.initial import (
     resolved,
 )
 from sparse_lightning.callbacks.layout import LayoutName, store_as_csr
-from sparse_lightning.callbacks.masks import Masks, is_off
+from sparse_lightning.callbacks.masks import Masks, agrees
 from sparse_lightning.callbacks.optimizer_state import trained_by
 from sparse_lightning.callbacks.selection import Choice, Selection, layer_name
 from sparse_lightning.functional.checks import expect, named
@@ -241,7 +241,7 @@ class Topology:
         mask = self.masks[name]
         if weight is None or shape != mask.shape:
             return False
-        return not is_off(weight, mask.to(weight.device)) or (name in self._given and not has_topology(weight))
+        return agrees(weight, mask) or (name in self._given and not has_topology(weight))
 
     def _warn_of_custom(self, layers: Collection[str]) -> None:
         found = [name for name in layers if name not in self._warned]
