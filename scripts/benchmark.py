@@ -5,6 +5,7 @@ inference the forward pass of a trained network, dense and after to_csr
 trainer   what Lightning adds to a step on connections
 train.py  an epoch of scripts/train.py on three layers of 1568 units at 1%, masked and on connections
 epoch     an epoch of each arm of the study against a hand-written loop, and Lightning as usually written
+coactivation  a step with Hebbian growth against one with random growth, on convolutions and tokens
 rewire    one rewiring of a layer of 10^5 to 10^8 connections against one topk of that size
 checks    what share of a training the callback's checks of its weights take
 startup   from the command to the end of its first training step, against importing the libraries alone
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import torch
 from benchmarks import steps
+from benchmarks.coactivations import coactivation_rows
 from benchmarks.epochs import epoch_rows, logging_rows
 from benchmarks.measuring import Row, measure, summarise, table
 from benchmarks.processes import memory_rows, startup_rows, study_rows
@@ -37,6 +39,7 @@ PARTS = (
     "trainer",
     "train.py",
     "epoch",
+    "coactivation",
     "rewire",
     "checks",
     "startup",
@@ -58,6 +61,7 @@ def choose_rows(args: argparse.Namespace) -> list[Row]:
         "trainer": lambda: steps.trainer_rows(3 * rounds),
         "train.py": lambda: [] if quick else steps.train_rows(min(rounds, 2)),
         "epoch": lambda: epoch_rows(1, 2, 1, ["hebbian"]) if quick else epoch_rows(rounds, args.epochs, 1),
+        "coactivation": lambda: coactivation_rows(rounds),
         "rewire": lambda: rewire_rows(3, 6) if quick else rewire_rows(rounds, 8),
         "checks": lambda: check_rows(rounds),
         "startup": lambda: startup_rows(rounds),

@@ -156,7 +156,7 @@ def pickled(tracker: CoactivationTracker) -> CoactivationTracker:
 
 
 def saved(tracker: CoactivationTracker) -> CoactivationTracker:
-    other = CoactivationTracker(count_validation=tracker.count_validation)
+    other = CoactivationTracker(count_validation=tracker.counting.count_validation)
     other.load_state_dict(tracker.state_dict())
     return other
 
@@ -168,7 +168,7 @@ def test_a_copy_has_the_counts_and_goes_on_alone(carry):
     network(torch.randn(4, 6))
     tracker.count()
     other = carry(tracker)
-    assert other.count_validation
+    assert other.counting.count_validation
     torch.testing.assert_close(other.counts, tracker.counts)
     counted = tracker.counts["0.weight"].clone()
     assert counted.any()
@@ -238,3 +238,70 @@ def test_counts_of_another_shape_start_again():
 def test_the_repr_builds_an_equal_tracker():
     tracker = CoactivationTracker(count_validation=True, read_at={"0": "2"})
     assert eval(repr(tracker)) == tracker != CoactivationTracker()
+
+
+# What is active, and which batches are counted.
+
+
+def test_a_threshold_says_what_is_active():
+    network, tracker = nn.Sequential(nn.Linear(1, 2, bias=False)), CoactivationTracker(threshold=0.5)
+    network[0].weight.data = torch.tensor([[1.0], [0.6]])
+    tracker.attach(network, ["0.weight"])
+    network(torch.tensor([[0.4], [0.7], [2.0]]))  # the second unit: 0.24, 0.42, 1.2
+    tracker.count()
+    assert tracker.counts["0.weight"].tolist() == [[2], [1]]
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Linear(4, 4), nn.Conv1d(4, 4, 1), nn.Conv2d(4, 4, 1)], ids=lambda each: repr(each)[:6]
+)
+def test_winners_are_the_highest_units_of_each_sample(layer):
+    tracker, units = CoactivationTracker(winners=0.25), torch.tensor([[1.0, 3.0, 2.0, -1.0], [5.0, 0.0, 0.0, 7.0]])
+    layer.weight.data = torch.eye(4).view_as(layer.weight)
+    layer.bias.data.zero_()
+    tracker.attach(layer, ["weight"])
+    layer(units if isinstance(layer, nn.Linear) else units.view(2, 4, *[1] * len(layer.kernel_size)))
+    tracker.count()
+    assert tracker.counts["weight"].flatten(1).tolist() == [[0] * 4, [0, 1, 0, 0], [0] * 4, [0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("every", "shape", "counted"),
+    [(1, (2, 3), 6), (3, (2, 3), 2), (None, (2, 3), 6), (None, (2, 5, 3), 2), (2, (2, 5, 3), 3)],
+)
+def test_one_of_several_batches_is_counted_and_the_first_after_a_reset(every, shape, counted):
+    network, tracker = nn.Sequential(nn.Linear(3, 2), nn.ReLU()), CoactivationTracker(every_n_batches=every)
+    tracker.attach(network, ["0.weight"])
+    rows = torch.Size(shape[:-1]).numel()
+    for _ in range(2):
+        for _ in range(6):
+            network(torch.randn(shape))
+            tracker.count()
+        assert tracker.samples == {"0.weight": rows * counted}
+        tracker.reset()
+    network(torch.randn(shape))
+    tracker.count()
+    assert tracker.samples == {"0.weight": rows}
+
+
+def test_a_saved_tracker_goes_on_with_the_batch_that_comes_next():
+    trackers = [CoactivationTracker(every_n_batches=3) for _ in range(2)]
+    network = nn.Sequential(nn.Linear(3, 2))
+    trackers[0].attach(network, ["0.weight"])
+    for batch in range(7):
+        if batch == 2:
+            trackers[1].load_state_dict(trackers[0].state_dict())
+            trackers[0].detach()
+            trackers[1].attach(network, ["0.weight"])
+        network(torch.randn(1, 3))
+        for each in trackers:
+            each.count()
+    assert [each.samples["0.weight"] for each in trackers] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"threshold": float("nan")}, {"winners": 0.0}, {"winners": 1.5}, {"every_n_batches": 0}], ids=str
+)
+def test_options_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"Expected {next(iter(wrong))}"):
+        HebbianGrowth(**wrong)

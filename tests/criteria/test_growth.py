@@ -75,7 +75,7 @@ def test_each_growth_has_statistics_of_its_own():
     first, second = HebbianGrowth(), HebbianGrowth(count_validation=True)
     assert first.statistics["coactivation"] is first.coactivation
     assert first.coactivation is not second.coactivation
-    assert (first.coactivation.count_validation, second.coactivation.count_validation) == (False, True)
+    assert [each.coactivation.counting.count_validation for each in (first, second)] == [False, True]
     assert not RandomGrowth().statistics
 
 

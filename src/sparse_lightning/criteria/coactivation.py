@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparse_lightning.criteria.counting import Counting
 from sparse_lightning.criteria.layer_calls import LayerCall, LayerCalls, is_transposed_linear
 from sparse_lightning.functional.coactivation import add_coactivation_, exact_counts, sample_count
 from sparse_lightning.nn.sparse_linear import named_weights, weight_shapes
@@ -26,29 +27,39 @@ class CoactivationTracker:
     Counts take 4 bytes a connection, 8 from 2^31 samples on.
 
     Args:
-        count_validation: Count the validation samples too. Then the images that judge the network steer its growth;
-            this option only reproduces experiments that did so.
-        read_at: Modules to read the activity of a layer's output units from, {layer name: module name}: from the
-            module's next call after the layer's. Found automatically for other layers.
+        count_validation: Count the validation samples too.
+        read_at: Modules to read the activity of a layer's output units from, {layer name: module name}.
+        threshold: What the value of an active unit is above.
+        winners: Share of a layer's units that can be active in a sample.
+        every_n_batches: Count one of so many batches; see :class:`~sparse_lightning.criteria.counting.Counting` for all
+            of these.
 
     Attributes:
+        counting: The arguments.
         samples: For each weight, how many samples of this rank were counted, an upper bound of each of its counts:
             positions of a convolution; of attention between sequences, query, key and value positions together.
-        read_at_overrides: The argument `read_at`.
     """
 
-    def __init__(self, *, count_validation: bool = False, read_at: Mapping[str, str] | None = None) -> None:
-        self.count_validation = count_validation
-        self.read_at_overrides = dict(read_at or {})
+    def __init__(
+        self,
+        *,
+        count_validation: bool = False,
+        read_at: Mapping[str, str] | None = None,
+        threshold: float = 0.0,
+        winners: float | None = None,
+        every_n_batches: int | None = 1,
+    ) -> None:
+        self.counting = Counting(count_validation, dict(read_at or {}), threshold, winners, every_n_batches)
         self.samples: dict[str, int] = {}
         self._counts: dict[str, Tensor] = {}
         self._read_at: dict[str, str] = {}
         self._module: nn.Module | None = None
         self._names: tuple[str, ...] = ()
         self._calls: LayerCalls | None = None
+        self._batch = 0
 
     def __repr__(self) -> str:
-        return f"CoactivationTracker(count_validation={self.count_validation}, read_at={self.read_at_overrides})"
+        return f"CoactivationTracker({', '.join(self.counting.options())})"
 
     @property
     def counts(self) -> dict[str, Tensor]:
@@ -77,7 +88,7 @@ class CoactivationTracker:
             ValueError: `read_at` names a layer that is not among the names or a module that does not exist.
         """
         self.detach()
-        self._calls = LayerCalls(module, names, self.read_at_overrides, count_validation=self.count_validation)
+        self._calls = LayerCalls(module, names, self.counting, self._batch)
         self._module, self._names = module, tuple(names)
         weights, shapes = named_weights(module), weight_shapes(module)
         for name in names:
@@ -96,14 +107,19 @@ class CoactivationTracker:
 
     def count(self) -> None:
         """Add the forward passes since the last call to the counts."""
-        for call in self._calls.take() if self._calls else ():
-            self._add(call)
+        if self._calls is not None:
+            for call in self._calls.take():
+                self._add(call)
+            self._batch = self._calls.batch
 
     def reset(self) -> None:
         """Start again from zero, with the layers that the model has now if some were replaced."""
         for name, counts in self._counts.items():
             self._counts[name] = torch.zeros_like(counts, dtype=torch.float32)
             self.samples[name] = 0
+        self._batch = 0
+        if self._calls is not None:
+            self._calls.batch = 0
         if self._module is not None and self._calls and not self._calls.is_current(self._module, self._names):
             self.attach(self._module, self._names)
 
@@ -134,7 +150,7 @@ class CoactivationTracker:
         """Counts and samples by parameter name; a collective operation when training is distributed."""
         totals = {name: _sum_over_ranks(counts) for name, counts in self._counts.items()}
         samples = {name: int(_sum_over_ranks(totals[name].new_tensor(self.samples[name]))) for name in totals}
-        return {"counts": totals, "samples": samples}
+        return {"counts": totals, "samples": samples, "batch": self._batch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from saved counts, which are those of all ranks: the first rank takes them, others start at 0."""
@@ -143,17 +159,15 @@ class CoactivationTracker:
             name: counts.clone() if first else torch.zeros_like(counts) for name, counts in state["counts"].items()
         }
         self.samples = {name: count if first else 0 for name, count in state["samples"].items()}
+        self._batch = state.get("batch", 0)
 
     def __eq__(self, other: object) -> bool:
         """Whether another tracker counts the same way."""
-        options = (self.count_validation, self.read_at_overrides)
-        return isinstance(other, CoactivationTracker) and options == (other.count_validation, other.read_at_overrides)
+        return isinstance(other, CoactivationTracker) and self.counting == other.counting
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles have the counts, not the hooks on one model's modules."""
-        carried = {"_counts": self._counts, "samples": self.samples, "_read_at": self.read_at}
-        options = CoactivationTracker(count_validation=self.count_validation, read_at=self.read_at_overrides)
-        return options.__dict__ | carried
+        return self.__dict__ | {"_read_at": self.read_at, "_module": None, "_names": (), "_calls": None}
 
     def _add(self, call: LayerCall) -> None:
         name, inputs, outputs = call.name, call.inputs, cast(Tensor, call.outputs)

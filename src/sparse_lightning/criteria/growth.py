@@ -35,10 +35,7 @@ class RandomGrowth(GrowthCriterion):
 class HebbianGrowth(HebbianCriterion, GrowthCriterion):
     """Units that fire together wire together: the score is the coactivation since the last rewiring.
 
-    Args:
-        count_validation: Count the validation samples too, a leak; see
-            :class:`~sparse_lightning.criteria.coactivation.CoactivationTracker`.
-        read_at: Modules at which the activity of a layer's output units is read, {layer name: module name}.
+    Its arguments are those of :class:`~sparse_lightning.criteria.hebbian.HebbianCriterion`.
     """
 
     def scores(self, layer: LayerView) -> Tensor:

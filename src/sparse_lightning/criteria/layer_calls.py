@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,7 +12,8 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils.hooks import RemovableHandle
 
-from sparse_lightning.functional.coactivation import activity, is_countable, weight_shape
+from sparse_lightning.criteria.counting import Counting
+from sparse_lightning.functional.coactivation import is_countable, weight_shape
 from sparse_lightning.nn.sparse_linear import SparseLinear, named_weights
 
 # They keep a value's shape and yet do not tell an active unit: dropout is noise, the others have one sign always.
@@ -61,10 +61,11 @@ class LayerCalls:
     Args:
         module: The model.
         names: Names of the parameters whose layers are recorded.
-        read_at: Modules to read the activity at, {layer or parameter name: module name}, in place of those found.
-        count_validation: Record calls in evaluation mode too.
+        counting: Which calls are recorded, and what is active in them.
+        batch: The number of the batch that comes next, since the last rewiring.
 
     Attributes:
+        batch: The number of the batch that is recorded.
         uncountable: Those of `names` that belong to no layer that can be recorded.
 
     Raises:
@@ -75,17 +76,16 @@ class LayerCalls:
         self,
         module: nn.Module,
         names: Collection[str],
-        read_at: Mapping[str, str] = MappingProxyType({}),
-        *,
-        count_validation: bool = False,
+        counting: Counting,
+        batch: int = 0,
     ) -> None:
         layers = countable_layers(module, names)
         self.uncountable = [name for name, found in layers.items() if not found]
-        self._count_validation, self._compiled = count_validation, _is_compiled(module)
+        self.batch, self._counting, self._compiled = batch, counting, _is_compiled(module)
         self._modules = {id(each): each for each in module.modules()}  # kept, so that their ids stay their own
         self._places = {id(each): name for name, each in module.named_modules()}
         self._names = _names_by_layer(layers)
-        self._overrides = _resolved_overrides(module, names, read_at)
+        self._overrides = _resolved_overrides(module, names, counting.read_at)
         self._ends: dict[int, dict[int, str]] = {}  # where each layer was read, with the names of these modules
         self._followers: set[int] = set()
         self._handles: list[RemovableHandle] = []
@@ -94,7 +94,7 @@ class LayerCalls:
         self._calls: list[LayerCall] = []
         self._open: dict[int, LayerCall] = {}
         self._awaiting: dict[int, list[tuple[LayerCall, torch.Size]]] = {}
-        self._known: dict[str, tuple[Tensor, int, Tensor]] = {}
+        self._known: dict[str, tuple[Tensor, int, int, Tensor]] = {}
         for place in dict.fromkeys(map(id, self._overrides.values())):
             self._handles.append(self._register(place, self._override_hook))
         for layer in self._names:
@@ -103,8 +103,8 @@ class LayerCalls:
             self._handles.append(self._register(layer, hook))
         self._watch()
 
-    def __reduce__(self) -> tuple[type["LayerCalls"], tuple[nn.Module, tuple[()]]]:
-        return LayerCalls, (nn.Module(), ())
+    def __reduce__(self) -> tuple[type["LayerCalls"], tuple[nn.Module, tuple[()], Counting]]:
+        return LayerCalls, (nn.Module(), (), Counting())
 
     @property
     def read_at(self) -> dict[str, str]:
@@ -129,13 +129,14 @@ class LayerCalls:
         """The calls that were recorded and read since the last time."""
         for call in self._calls:
             if call.outputs is None and call.output is not None:  # went another way than the calls before
-                call.outputs = activity(call.output)
+                call.outputs = self._counting.activity(call.output, call.layer)
             if call.output is not None:
                 self._ends.setdefault(id(call.layer), {})[id(call.end)] = self._places[id(call.end)]
         calls = [call for call in self._calls if call.outputs is not None]
         if calls and self._watching:
             self._stop_watching()
         self._calls = []
+        self.batch += 1
         self._open.clear()
         self._awaiting.clear()
         self._known.clear()
@@ -143,7 +144,7 @@ class LayerCalls:
 
     def _layer_hook(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         inputs = args[0] if args else next(iter(kwargs.values()), None)
-        if self._is_recorded(layer) and isinstance(inputs, Tensor) and isinstance(output, Tensor):
+        if isinstance(inputs, Tensor) and isinstance(output, Tensor) and self._is_recorded(layer, inputs):
             shapes = inputs.shape, output.shape
             if self._checked.get(id(layer)) == shapes or is_countable(inputs, output, layer):
                 self._checked[id(layer)] = shapes
@@ -154,14 +155,15 @@ class LayerCalls:
         self, layer: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         """Record the input projections, whose outputs are computed anew because attention does not return them."""
-        if self._is_recorded(layer):
-            arguments = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-            query, key, value = (arguments[each] for each in ("query", "key", "value"))
+        arguments = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+        query, key, value = (arguments[each] for each in ("query", "key", "value"))
+        if self._is_recorded(layer, query):
             for attribute, rows, inputs, projected in _input_projections(layer, query, key, value):
                 name = self._names[id(layer)].get(attribute)
                 if name is not None and is_countable(inputs, projected):
                     active = self._input_activity(layer, inputs)
-                    self._calls.append(LayerCall(name, layer, active, layer, projected, activity(projected), rows))
+                    outputs = self._counting.activity(projected, layer)
+                    self._calls.append(LayerCall(name, layer, active, layer, projected, outputs, rows))
 
     def _follower_hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self._open:
@@ -179,11 +181,13 @@ class LayerCalls:
                     f"Expected {self._places[id(module)]!r} to return the units of {call.name!r}, {list(shape)}, got "
                     f"{list(output.shape)}: read_at names another module's"
                 )
-            call.outputs = activity(output)
+            call.outputs = self._counting.activity(output, call.layer)
 
-    def _is_recorded(self, layer: nn.Module) -> bool:
+    def _is_recorded(self, layer: nn.Module, inputs: Tensor) -> bool:
         """Whether this call of a layer, and not of a copy of it, is recorded."""
-        if not (layer.training or self._count_validation) or id(layer) not in self._names:
+        if not (layer.training or self._counting.count_validation) or id(layer) not in self._names:
+            return False
+        if not self._counting.is_counted(self.batch, inputs):
             return False
         if torch._C._current_graph_task_id() != -1:  # activation checkpointing repeats the forward pass in the backward
             return False
@@ -202,7 +206,7 @@ class LayerCalls:
                 self._watch()
             self._follow(call, layer, output)
         elif place is layer:
-            call.outputs = activity(output)
+            call.outputs = self._counting.activity(output, layer)
         else:
             self._awaiting.setdefault(id(place), []).append((call, output.shape))
 
@@ -212,15 +216,19 @@ class LayerCalls:
             return inputs.clone()
         for kind in ("output", "input"):
             known = self._known.get(kind)
-            if known is not None and known[0] is inputs and known[1] == inputs._version:
-                return known[2]
-        active = activity(inputs)
-        self._remember("input", inputs, active)
+            if (
+                known is not None
+                and known[0] is inputs
+                and known[1:3] == (inputs._version, self._counting.units(layer))
+            ):
+                return known[3]
+        active = self._counting.activity(inputs, layer)
+        self._remember("input", layer, inputs, active)
         return active
 
-    def _remember(self, kind: str, tensor: Tensor, active: Tensor) -> None:
+    def _remember(self, kind: str, layer: nn.Module, tensor: Tensor, active: Tensor) -> None:
         if not tensor.is_inference():  # which has no version to tell whether it was changed in place
-            self._known[kind] = tensor, tensor._version, active
+            self._known[kind] = tensor, tensor._version, self._counting.units(layer), active
 
     def _follow(self, call: LayerCall, module: nn.Module, output: Tensor) -> None:
         """A module returned the output of a call: read the activity here, or at a module that follows, or both."""
@@ -228,8 +236,8 @@ class LayerCalls:
         call.end, call.output, call.outputs = module, output, None
         if self._watching or id(module) in ends:
             # Activity is taken at once, since later operations may change the tensor in place.
-            call.outputs = activity(output)
-            self._remember("output", output, call.outputs)
+            call.outputs = self._counting.activity(output, call.layer)
+            self._remember("output", call.layer, output, call.outputs)
         if not self._watching and len(ends) == 1 and id(module) in ends:
             call.output = None
         else:

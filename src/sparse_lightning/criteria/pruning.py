@@ -200,10 +200,7 @@ class HebbianPruning(HebbianCriterion, PruningCriterion):
 
     Weights of exactly zero are always pruned, as in Numenta's experiments; the fraction is of the others.
 
-    Args:
-        count_validation: Count the validation samples too, a leak; see
-            :class:`~sparse_lightning.criteria.coactivation.CoactivationTracker`.
-        read_at: Modules at which the activity of a layer's output units is read, {layer name: module name}.
+    Its arguments are those of :class:`~sparse_lightning.criteria.hebbian.HebbianCriterion`.
     """
 
     def prune(self, layer: LayerView) -> Tensor:
@@ -256,6 +253,10 @@ class MixedPruning(HebbianPruning):
             [0, 1]; None for the callback's `prune_fraction`, which a schedule may lower.
         count_validation: Count the validation samples too, a leak.
         read_at: Modules at which the activity of a layer's output units is read, {layer name: module name}.
+        threshold: What the value of an active unit is above.
+        winners: Share of a layer's units that can be active in a sample, in (0, 1]; None for all.
+        every_n_batches: Count one of so many batches; None as in
+            :class:`~sparse_lightning.criteria.hebbian.HebbianCriterion`.
 
     Raises:
         ValueError: A fraction is out of its range.
@@ -268,8 +269,17 @@ class MixedPruning(HebbianPruning):
         weight_fraction: float | None = None,
         count_validation: bool = False,
         read_at: dict[str, str] | None = None,
+        threshold: float = 0.0,
+        winners: float | None = None,
+        every_n_batches: int | None = None,
     ) -> None:
-        super().__init__(count_validation=count_validation, read_at=read_at)
+        super().__init__(
+            count_validation=count_validation,
+            read_at=read_at,
+            threshold=threshold,
+            winners=winners,
+            every_n_batches=every_n_batches,
+        )
         expect(_is_share(hebbian_fraction), "hebbian_fraction in [0, 1]", hebbian_fraction)
         expect(weight_fraction is None or _is_share(weight_fraction), "weight_fraction in [0, 1]", weight_fraction)
         self.hebbian_fraction, self.weight_fraction = hebbian_fraction, weight_fraction

@@ -1,7 +1,7 @@
 """Coactivation: how many samples had both ends of a connection active.
 
-Active means above zero. The counts are the gradient of a layer's linear map by its weight, taken at activities of 1 and
-0, and are computed as that gradient, by matrix products and convolutions.
+Active means above zero, or what :func:`activity` is given. The counts are the gradient of a layer's linear map by its
+weight, taken at activities of 1 and 0, and are computed as that gradient, by matrix products and convolutions.
 """
 
 from typing import Any, cast
@@ -44,15 +44,29 @@ def coactivation(inputs: Tensor, outputs: Tensor, layer: nn.Module | None = None
     return _weight_gradient(inputs, activity(outputs), layer).int()
 
 
-def activity(values: Tensor) -> Tensor:
-    """Where values are above zero: 1 or 0, in float32, or in int8 from four dimensions on, to save memory.
+def activity(values: Tensor, threshold: float = 0.0, winners: float | None = None, units: int = -1) -> Tensor:
+    """Where values are above a threshold: 1 or 0, in float32, or in int8 from four dimensions on, to save memory.
+
+    Args:
+        values: Values of units, of any shape.
+        threshold: What an active value is above.
+        winners: Share of the units, in (0, 1], that can be active in a sample: those of the highest values, at least
+            one (k-winners). None for all.
+        units: The dimension of the units; read with `winners` alone.
 
     >>> activity(torch.tensor([-1., 0., 2.]))
     tensor([0., 0., 1.])
+    >>> activity(torch.tensor([[-1., 3., 2.], [-1., -2., 2.]]), winners=1 / 3)
+    tensor([[0., 1., 0.],
+            [0., 0., 1.]])
     """
     # On CPUs comparing into booleans, and converting these to floats, takes several times as long.
     values, dtype = values.detach(), torch.int8 if values.dim() > 3 else torch.float32
-    return torch.gt(values, 0, out=torch.empty_like(values, dtype=dtype))
+    active = torch.gt(values, threshold, out=torch.empty_like(values, dtype=dtype))
+    if winners is not None:
+        highest = values.topk(max(round(winners * values.shape[units]), 1), units).indices
+        active *= torch.zeros_like(active).scatter_(units, highest, 1)
+    return active
 
 
 def sample_count(inputs: Tensor, outputs: Tensor, layer: nn.Module | None = None) -> int:
