@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from sparse_lightning.callbacks.presets import (
         ACDC,
         CHT,
+        DSR,
         GMP,
         MEST,
         SET,
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
         Dense,
         GraNet,
         HebbianRegrow,
+        LotteryTicket,
         RandomRegrow,
         RigL,
         StaticSparse,
     )
     from sparse_lightning.callbacks.prune_regrow import PruneRegrow
+    from sparse_lightning.callbacks.redo import ReDo
     from sparse_lightning.criteria.base import (
         CountCriterion,
         GrowthCriterion,
@@ -29,7 +32,12 @@ if TYPE_CHECKING:
     )
     from sparse_lightning.criteria.coactivation import CoactivationTracker
     from sparse_lightning.criteria.combined import FixedDegreeGrowth, PhasedGrowth, SoftGrowth
-    from sparse_lightning.criteria.counts import ConstantCount, GlobalMagnitude, MomentumRedistribution
+    from sparse_lightning.criteria.counts import (
+        ConstantCount,
+        GlobalMagnitude,
+        MomentumRedistribution,
+        SurvivorRedistribution,
+    )
     from sparse_lightning.criteria.growth import (
         CannistraciHebbGrowth,
         GradientGrowth,
@@ -41,6 +49,7 @@ if TYPE_CHECKING:
     )
     from sparse_lightning.criteria.pruning import (
         ChainRemoval,
+        GlobalMagnitudePruning,
         HebbianPruning,
         InverseHebbianPruning,
         MagnitudeAndGradientPruning,
@@ -70,17 +79,20 @@ _NAMES = {
         "Dense",
         "CHTs",
         "CHT",
+        "DSR",
         "GMP",
         "GraNet",
         "MEST",
         "SET",
         "SNFS",
         "HebbianRegrow",
+        "LotteryTicket",
         "RandomRegrow",
         "RigL",
         "StaticSparse",
     ),
     "callbacks.prune_regrow": ("PruneRegrow",),
+    "callbacks.redo": ("ReDo",),
     "criteria.base": ("CountCriterion", "GrowthCriterion", "LayerView", "PruningCriterion"),
     "criteria.coactivation": ("CoactivationTracker",),
     "criteria.growth": (
@@ -94,6 +106,7 @@ _NAMES = {
     ),
     "criteria.pruning": (
         "ChainRemoval",
+        "GlobalMagnitudePruning",
         "RelativeImportancePruning",
         "SoftMagnitudePruning",
         "HebbianPruning",
@@ -105,7 +118,7 @@ _NAMES = {
         "WeightedHebbianPruning",
     ),
     "criteria.combined": ("FixedDegreeGrowth", "PhasedGrowth", "SoftGrowth"),
-    "criteria.counts": ("ConstantCount", "GlobalMagnitude", "MomentumRedistribution"),
+    "criteria.counts": ("ConstantCount", "GlobalMagnitude", "MomentumRedistribution", "SurvivorRedistribution"),
     "datamodules.mnist": ("MNISTDataModule",),
     "export.csr": ("to_csr",),
     "export.dense_small": ("to_dense_small",),
@@ -121,6 +134,7 @@ _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
     "ACDC",
     "CHT",
+    "DSR",
     "GMP",
     "MEST",
     "SET",
@@ -135,6 +149,7 @@ __all__ = [
     "Dense",
     "FixedDegreeGrowth",
     "GlobalMagnitude",
+    "GlobalMagnitudePruning",
     "GraNet",
     "GradientGrowth",
     "GrowthCriterion",
@@ -145,6 +160,7 @@ __all__ = [
     "InverseHebbianPruning",
     "KWinners",
     "LayerView",
+    "LotteryTicket",
     "MNISTDataModule",
     "MagnitudeAndGradientPruning",
     "MagnitudePruning",
@@ -156,6 +172,7 @@ __all__ = [
     "PruningCriterion",
     "RandomGrowth",
     "RandomRegrow",
+    "ReDo",
     "RelativeImportancePruning",
     "RigL",
     "SignedMagnitudePruning",
@@ -165,6 +182,7 @@ __all__ = [
     "SparseLinear",
     "SparseMLP",
     "StaticSparse",
+    "SurvivorRedistribution",
     "WeightedHebbianPruning",
     "dense_state_dict",
     "is_n_m",

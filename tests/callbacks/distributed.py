@@ -14,7 +14,7 @@ from test_prune_regrow import SGD, convolutional
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from sparse_lightning import LayerView, PruneRegrow
+from sparse_lightning import DSR, LayerView, LotteryTicket, PruneRegrow
 
 
 def trainer(processes: int = 2, **options: Any) -> Trainer:
@@ -51,11 +51,19 @@ def agreeing(folder: Path) -> dict[str, Any]:
     network, found = convolutional(), {}
     for growth in ("random", "hebbian", "gradient", "momentum"):
         found[growth] = fit(network, PruneRegrow(density=0.5, growth=growth), data, 4)
+    wide = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
     layers = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     for growth in ("random", "gradient", "soft_cannistraci_hebb"):
         found[f"csr {growth}"] = fit(layers, PruneRegrow(density=0.5, growth=growth, layout="csr"), data, 4)
         falling = PruneRegrow(density=0.25, initial_density=0.75, growth=growth)
         found[f"falling {growth}"] = fit(layers, falling, data, 4)
+    for initial in ("snip", "grasp"):  # each process chooses by its own batch, and scores are averaged
+        found[initial] = fit(layers, PruneRegrow(density=0.25, initial=initial), data, 2)
+    found["dsr"] = fit(layers, DSR(density=0.25, every_n_steps=2), data, 4)
+    found["lottery ticket"] = fit(layers, LotteryTicket(density=0.25), data, 4)
+    for structure, kept in (("fan_in", "random"), ("2:4", "last")):
+        options = {"structure": structure, "grown_weights": kept, "exclude": "network.0"}
+        found[structure] = fit(wide, PruneRegrow(density=0.5, growth="hebbian", **options), data, 4)
     found["resnet"] = fit(resnet(), PruneRegrow(density=0.3, growth="hebbian"), images, 2)
     fit(network, PruneRegrow(density=0.5, growth="hebbian"), data, 2, save=folder / "two.ckpt")
     callback = PruneRegrow(density=0.5, growth="hebbian")

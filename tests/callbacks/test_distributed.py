@@ -57,6 +57,16 @@ def test_connections_alone_and_a_density_that_falls_agree_on_every_process(agree
     assert counts == ([48, 24] if way == "csr" else [24, 12])
 
 
+@pytest.mark.parametrize(
+    ("method", "active"), [("snip", 36), ("grasp", 36), ("dsr", 36), ("lottery ticket", 36), ("fan_in", 76), ("2:4", 76)]
+)
+def test_first_batches_redistribution_rewinding_and_structure_agree_on_every_process(agreeing, method, active):
+    one, other = (found[method] for found in agreeing)
+    equal_states(other, one)
+    assert sum(int(mask.sum()) for mask in one["callback"]["masks"].values()) == active
+    assert one["callback"]["rewirings"]["number"] > 0
+
+
 def test_a_run_on_two_processes_continues_to_the_bit(agreeing):
     for found in agreeing:
         equal_states(found["continued"], found["hebbian"])

@@ -17,6 +17,7 @@ from watching import active
 from sparse_lightning import (
     ACDC,
     CHT,
+    DSR,
     GMP,
     MEST,
     SET,
@@ -83,6 +84,7 @@ METHODS = {
     "static": (StaticSparse, {}),
     "weighted": (PruneRegrow, {"pruning": "weighted_hebbian", "growth": "inverse_hebbian"}),
     "mixed": (PruneRegrow, {"pruning": "mixed", "initialization": "fan_in"}),
+    "dsr": (DSR, {"every_n_steps": 5, "prune_fraction": 0.3}),
     "gmp": (GMP, {"every_n_steps": 5}),
     "granet": (GraNet, {"every_n_steps": 5}),
     "mest": (MEST, {"initial_density": 0.6}),

@@ -18,10 +18,11 @@ from sparse_lightning.criteria.pruning import PRUNING
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_trains_and_only_the_static_one_stays(fit, model, net, name):
-    callback = PRESETS[name](0.3, seed=1, **({"every_n_steps": 2} if PRESETS[name]().every_n_steps else {}))
+    few = {"prune_fraction": 0.3} if name == "dsr" else {}  # a twentieth of so few connections is none
+    callback = PRESETS[name](0.3, seed=1, **few, **({"every_n_steps": 2} if PRESETS[name]().every_n_steps else {}))
     scheduled = PRESETS[name](0.3)._arguments["initial_density"] is not None
-    fit(model(net), callback, watch := Watch(callback, scheduled=scheduled))
-    assert (watch.moved > 0) == (name not in ("static", "gmp", "acdc"))
+    fit(model(net), callback, watch := Watch(callback, scheduled=scheduled or name == "dsr"))
+    assert (watch.moved > 0) == (name not in ("static", "gmp", "acdc", "lottery_ticket"))
     assert sum(active(callback.masks)) == round(0.3 * 136)
 
 
@@ -38,7 +39,8 @@ def test_every_preset_has_the_whole_signature_of_the_callback():
     def signature(kind: type[PruneRegrow]) -> list[tuple[str, Any]]:
         return [(each.name, each.kind) for each in inspect.signature(kind).parameters.values()]
 
-    assert all(signature(preset) == signature(PruneRegrow) for preset in (*PRESETS.values(), Dense))
+    shared = signature(PruneRegrow)
+    assert all(signature(preset)[: len(shared)] == shared for preset in (*PRESETS.values(), Dense))
 
 
 def test_dense_training_is_dense_and_says_where_it_is_asked_not_to_be(fit, model, net):
@@ -66,6 +68,7 @@ def test_presets_are_the_criteria_that_their_papers_name():
         "set": ("SignedMagnitudePruning", "RandomGrowth", "erdos_renyi"),
         "rigl": ("MagnitudePruning", "GradientGrowth", "erk"),
         "snfs": ("MagnitudePruning", "MomentumGrowth", "uniform"),
+        "dsr": ("GlobalMagnitudePruning", "RandomGrowth", "uniform"),
         "gmp": ("MagnitudePruning", None, "uniform"),
         "granet": ("MagnitudePruning", "GradientGrowth", "erk"),
         "mest": ("MagnitudeAndGradientPruning", "RandomGrowth", "uniform"),
@@ -73,12 +76,13 @@ def test_presets_are_the_criteria_that_their_papers_name():
         "cht": ("ChainRemoval", "CannistraciHebbGrowth", "uniform"),
         "chts": ("SoftMagnitudePruning", "SoftCannistraciHebbGrowth", "uniform"),
         "chtss": ("SoftMagnitudePruning", "SoftCannistraciHebbGrowth", "uniform"),
+        "lottery_ticket": ("MagnitudePruning", None, "uniform"),
         "hebbian": ("SignedMagnitudePruning", "HebbianGrowth", "uniform"),
         "random": ("SignedMagnitudePruning", "RandomGrowth", "uniform"),
         "static": ("SignedMagnitudePruning", None, "erk"),
     }
     fractions = [preset().prune_fraction for preset in PRESETS.values()]
-    assert fractions == [0.3, 0.3, 0.5, 0.0, 0.5, 0.3, 0.0, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3]
+    assert fractions == [0.3, 0.3, 0.5, 0.05, 0.0, 0.5, 0.3, 0.0, 0.3, 0.3, 0.3, 0.0, 0.3, 0.3, 0.3]
 
 
 class Noting(RigL):

@@ -57,7 +57,7 @@ class SparseTrainingHooks(Callback, ABC):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Rewire where an epoch, or a step, has ended and another begins."""
         # Not in on_train_epoch_start, which Lightning leaves out when it resumes from the last batch of an epoch.
-        self._training.before_batch(batch_idx, lambda: self.should_rewire(trainer, pl_module))
+        self._training.before_batch(batch, batch_idx, lambda: self.should_rewire(trainer, pl_module))
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Let the statistics take in the batch, and check what was changed after the optimizer's step."""

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from sparse_lightning.callbacks.saliency import SALIENCIES
 from sparse_lightning.functional.csr import random_positions
-from sparse_lightning.functional.masks import choose, derived_generator, mask_of, positions_of
+from sparse_lightning.functional.masks import choose, derived_generator, mask_of, positions_of, receptive_field
 from sparse_lightning.functional.structure import Structure
 
-InitialName = Literal["auto", "random", "magnitude", "nonzero"]
+InitialName = Literal["auto", "random", "magnitude", "nonzero", "receptive_field", "snip", "grasp", "synflow"]
 InitializationName = Literal["dense", "fan_in"]
 
 
@@ -35,14 +36,20 @@ def first_mask(
         initial: ``"random"`` draws them uniformly, ``"magnitude"`` takes the largest absolute weights, ``"nonzero"``
             the weights that are not zero, filled up at random. ``"auto"`` is ``"nonzero"`` where a weight has a
             topology (see :func:`has_topology`), else ``"magnitude"`` for trained weights and ``"random"`` for
-            others.
+            others. ``"receptive_field"`` draws mostly units of like place, see
+            :func:`~sparse_lightning.functional.masks.receptive_field`. ``"snip"``, ``"grasp"`` and ``"synflow"`` begin
+            dense and choose by the first batch, see :func:`~sparse_lightning.callbacks.saliency.saliency_masks`.
         loaded: Whether the weights were trained: they come from a checkpoint, or the model looks trained.
         structure: What the connections that are drawn or taken by magnitude have to keep.
 
     Raises:
         ValueError: The weight has a topology of more connections than `count`.
     """
+    if initial in SALIENCIES:
+        return torch.ones_like(weight, dtype=torch.bool)
     generator = derived_generator(seed, 0, name)
+    if initial == "receptive_field":
+        return receptive_field(weight.shape, count, generator).to(weight.device)
     active = weight != 0
     found = int(active.count_nonzero())
     initial = resolved(initial, weight, loaded)

@@ -66,8 +66,8 @@ class PruneRegrow(SparseTrainingHooks):
             keeps their numbers, or follows the density's schedule.
         initial_density: Share of connections that are active at the start, in (0, 1], of each pattern of `density`;
             from there the number of connections changes at each rewiring and is `density` at the last. None: constant.
-        density_schedule: How it changes: ``"cubic"``, ``"linear"``, ``"sigmoid"``, ``"steps"``, ``"alternating"``, or
-            a function from progress in [0, 1] to how far it has come, in [0, 1]; see
+        density_schedule: How it changes: ``"cubic"``, ``"linear"``, ``"sigmoid"``, ``"steps"``, ``"alternating"``,
+            ``"geometric"``, or a function from progress in [0, 1] to how far it has come, in [0, 1]; see
             :mod:`sparse_lightning.functional.schedules`.
         distribution: How the density spreads over layers; see :mod:`sparse_lightning.functional.densities`.
         structure: What the connections of each layer keep: ``"2:4"`` two of every four inputs, ``"fan_in"`` as many for
@@ -76,8 +76,8 @@ class PruneRegrow(SparseTrainingHooks):
             :class:`~sparse_lightning.callbacks.selection.Selection` for both.
         exclude: Globs of what to leave dense.
         initial: Where the first connections come from: ``"random"``, ``"magnitude"``, ``"nonzero"``, ``"auto"``, which
-            chooses between these by the weights, or masks by parameter name. See
-            :func:`~sparse_lightning.callbacks.initial.first_mask`.
+            chooses between these by the weights, ``"receptive_field"``, by the first batch ``"snip"``, ``"grasp"`` or
+            ``"synflow"``, or masks by parameter name. See :func:`~sparse_lightning.callbacks.initial.first_mask`.
         every_n_epochs: Epochs between two rewirings; 1 if neither this nor `every_n_steps` is given.
         every_n_steps: Optimizer steps between two rewirings.
         start: The first epoch, or step, at which to rewire; both count from 0.
@@ -111,6 +111,7 @@ class PruneRegrow(SparseTrainingHooks):
     """
 
     every_n_steps: int | None
+    initial: InitialName | Mapping[str, Tensor]
     pruning_early_stop: int
     log_topology: bool
 
@@ -235,7 +236,13 @@ class PruneRegrow(SparseTrainingHooks):
     # To do by hand.
 
     def sparsify(self, module: nn.Module, optimizers: Iterable[Optimizer] = (), *, loaded: bool = False) -> None:
-        """Give every chosen weight of a model its mask and zero what is inactive, as fit does at its start."""
+        """Give every chosen weight of a model its mask and zero what is inactive, as fit does at its start.
+
+        Raises:
+            ValueError: The first connections are chosen by the first batch, which only fit has.
+        """
+        by_batch = self._training.topology.by_first_batch and not self.masks
+        expect(not by_batch, "fit or start_from(masks) to choose the first connections", f"initial={self.initial!r}")
         self._training.sparsify(module, optimizers, loaded)
 
     def start_from(self, masks: Mapping[str, Tensor]) -> None:

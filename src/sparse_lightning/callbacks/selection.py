@@ -13,7 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 from sparse_lightning.functional.checks import expect, is_number, nearest
 from sparse_lightning.functional.densities import Distribution
 from sparse_lightning.functional.masks import exact_fraction
-from sparse_lightning.functional.schedules import DENSITY_SCHEDULES, Schedule
+from sparse_lightning.functional.schedules import DENSITY_SCHEDULES, Schedule, geometric_descent
 from sparse_lightning.functional.structure import Structure
 from sparse_lightning.nn.sparse_linear import named_weights, sparse_layers, weight_shapes
 
@@ -147,6 +147,8 @@ class Selection:
         way = self.density_schedule(progress)
         if not 0 <= way <= 1:
             raise ValueError(f"Expected density_schedule to give a number in [0, 1], got {way!r} at {progress}")
+        if self.density_schedule is geometric_descent:
+            return float(self.initial_density ** (1 - way) * final**way)
         return float(
             exact_fraction(final)
             + (exact_fraction(self.initial_density) - exact_fraction(final)) * (1 - exact_fraction(way))

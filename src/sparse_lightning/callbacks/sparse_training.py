@@ -135,13 +135,15 @@ class SparseTraining:
 
     # Within a training.
 
-    def before_batch(self, batch_idx: int, should_rewire: Callable[[], bool]) -> None:
-        """Rewire where an epoch, or a step, has ended and another begins."""
+    def before_batch(self, batch: Any, batch_idx: int, should_rewire: Callable[[], bool]) -> None:
+        """Choose first connections by the batch; rewire where an epoch, or a step, has ended and another begins."""
         trainer, module = self._trainer, self.topology.masks.module
         if trainer is None or module is None:
             return
         if batch_idx == 0:
             self._extend(module)
+        if self.topology.awaiting:
+            self.topology.choose_by_batch(trainer, trainer.lightning_module, batch, self.current_seed())
         self._keep_on_masks()
         self.clock.begin_batch(batch_idx)
         self._rewire_if_due(trainer, should_rewire)

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -25,10 +26,13 @@ from sparse_lightning.callbacks.initial import (
 from sparse_lightning.callbacks.layout import LayoutName, store_as_csr
 from sparse_lightning.callbacks.masks import Masks, agrees
 from sparse_lightning.callbacks.optimizer_state import trained_by
+from sparse_lightning.callbacks.saliency import SALIENCIES, saliency_masks
 from sparse_lightning.callbacks.selection import Choice, Selection, layer_name
 from sparse_lightning.functional.checks import expect, named
 from sparse_lightning.functional.masks import positions_of
 from sparse_lightning.nn.sparse_linear import named_weights, sparse_layers, weight_shapes
+
+_DRAWN = ("random", "receptive_field")
 
 
 class Topology:
@@ -57,14 +61,25 @@ class Topology:
         self._stored: set[str] = set()
         self.masks = Masks()
         self.dense: Mapping[str, str] = {}
+        self.awaiting: dict[str, int] = {}  # weights that the first batch will choose for, with their share
         self._given: set[str] = set()
         self._pending: tuple[str, ...] = ()
         self._trained = False
         self._warned: set[str] = set()
         self._initial: InitialName = initial if isinstance(initial, str) else "auto"
         named("initial", self._initial, dict.fromkeys(get_args(InitialName)))
+        if self.by_first_batch:
+            expect(layout == "masked", f"layout='masked' for initial={initial!r}, which begins dense", layout)
+        if self.by_first_batch or initial == "receptive_field":
+            plain = selection.structure is None
+            expect(plain, f"structure=None for initial={initial!r}, which keeps none", selection.structure)
         if not isinstance(initial, str):
             self.start_from(initial)
+
+    @property
+    def by_first_batch(self) -> bool:
+        """Whether the first connections are chosen by what they do on the first batch."""
+        return self._initial in SALIENCIES
 
     def start_from(self, masks: Mapping[str, Tensor]) -> None:
         """Take masks, by parameter name, in place of what there was; dense weights are cut to them.
@@ -156,12 +171,23 @@ class Topology:
         self.masks.bind(module)
         self._refuse_unstructured(shapes)
         self.masks.enforce(list(new))
-        self._initialise(module, {name: mask for name, mask in new.items() if ways[name] == "random"})
+        self._initialise(module, {name: mask for name, mask in new.items() if ways[name] in _DRAWN})
+        if self.by_first_batch:
+            self.awaiting |= {name: choice.counts[name] for name in new}
         if new:
             trained = "trained " if self._trained else ""
             counted = [f"{way} for {count} {trained}weights" for way, count in Counter(ways.values()).items()]
             rank_zero_info(f"The first connections are chosen by initial={self._initial!r}: {', '.join(counted)}.")
         return list(new)
+
+    def choose_by_batch(self, trainer: Trainer, module: LightningModule, batch: Any, seed: int) -> None:
+        """Choose the first connections of the weights that await their first batch."""
+        masks = saliency_masks(self._initial, trainer, module, self.awaiting, batch, seed)
+        self.awaiting = {}
+        self.masks.replace({**self.masks.stored, **masks}, self.masks.layers, order=list(self.masks))
+        self.masks.bind(module)
+        self._initialise(module, masks)
+        self.masks.enforce()
 
     def store(self, module: nn.Module) -> None:
         """Store the weights as `layout` says, before optimizers are made."""

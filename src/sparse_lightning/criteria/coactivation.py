@@ -107,10 +107,11 @@ class CoactivationTracker:
 
     def count(self) -> None:
         """Add the forward passes since the last call to the counts."""
-        if self._calls is not None:
+        if self._calls is not None and self._module is not None:
             for call in self._calls.take():
                 self._add(call)
-            self._batch = self._calls.batch
+            self._batch += self._module.training  # a resumed run may leave out the validation before it
+            self._calls.batch = self._batch
 
     def reset(self) -> None:
         """Start again from zero, with the layers that the model has now if some were replaced."""

@@ -8,9 +8,9 @@ from sparse_lightning.criteria.base import CountCriterion, LayerView
 from sparse_lightning.criteria.momentum import Momentum
 from sparse_lightning.functional.checks import expect, is_number
 from sparse_lightning.functional.masks import floor_count
-from sparse_lightning.functional.redistribution import among_largest, share_out
+from sparse_lightning.functional.redistribution import among_largest, share_out, surviving
 
-CountName = Literal["constant", "momentum", "global_magnitude"]
+CountName = Literal["constant", "momentum", "global_magnitude", "survivors"]
 
 
 class ConstantCount(CountCriterion):
@@ -89,8 +89,49 @@ class MomentumRedistribution(CountCriterion):
         return cast(Momentum, self.statistics["momentum"])
 
 
+class SurvivorRedistribution(CountCriterion):
+    """All pruned connections grow again, in each layer in proportion to how many it has kept (DSR).
+
+    What each layer keeps is what :class:`~sparse_lightning.GlobalMagnitudePruning` leaves it. What does not fit into a
+    layer goes to the others. The total number of connections never changes. Mostafa & Wang 2019, "Parameter Efficient
+    Training of Deep Convolutional Neural Networks by Dynamic Sparse Reparameterization", section 3.
+
+    Args:
+        minimum: Share of its connections that a layer keeps at least at a rewiring, in [0, 1].
+
+    Raises:
+        ValueError: The minimum is out of its range.
+    """
+
+    redistributes = True
+
+    def __init__(self, minimum: float = 0.0) -> None:
+        expect(is_number(minimum) and 0 <= minimum <= 1, "minimum in [0, 1]", minimum)
+        self.minimum = minimum
+
+    def counts(self, layers: Sequence[LayerView]) -> dict[str, int]:
+        """Return what each layer keeps, and its share of what all of them prune."""
+        active = {layer.name: len(layer.positions) for layer in layers}
+        kept = kept_globally(layers, self.minimum)
+        pool = sum(layer.count for layer in layers) - sum(kept.values())
+        inactive = {layer.name: layer.shape.numel() - active[layer.name] for layer in layers}
+        grown = share_out(min(pool, sum(inactive.values())), kept, inactive)
+        return {name: count + grown[name] for name, count in kept.items()}
+
+    def __repr__(self) -> str:
+        """Return the expression that builds it."""
+        return f"{type(self).__name__}({'' if self.minimum == 0 else f'minimum={self.minimum!r}'})"
+
+
+def kept_globally(layers: Sequence[LayerView], minimum: float) -> dict[str, int]:
+    """Return how many connections each layer keeps when the weights nearest zero of all layers are pruned."""
+    pruned = sum(floor_count(layer.prune_fraction, len(layer.positions)) for layer in layers)
+    return surviving({layer.name: layer.values.abs() for layer in layers}, pruned, minimum)
+
+
 COUNTS: dict[str, type[CountCriterion]] = {
     "constant": ConstantCount,
     "momentum": MomentumRedistribution,
     "global_magnitude": GlobalMagnitude,
+    "survivors": SurvivorRedistribution,
 }

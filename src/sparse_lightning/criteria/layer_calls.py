@@ -136,7 +136,6 @@ class LayerCalls:
         if calls and self._watching:
             self._stop_watching()
         self._calls = []
-        self.batch += 1
         self._open.clear()
         self._awaiting.clear()
         self._known.clear()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sparse_lightning.criteria.base import LayerView, PruningCriterion, Statistic
+from sparse_lightning.criteria.counts import kept_globally
 from sparse_lightning.criteria.hebbian import HebbianCriterion
 from sparse_lightning.functional.checks import expect, is_number, named
 from sparse_lightning.functional.masks import choose, mask_of, perturbed
@@ -23,6 +24,7 @@ from sparse_lightning.functional.prune import (
 PruningName = Literal[
     "signed_magnitude",
     "magnitude",
+    "global_magnitude",
     "magnitude_and_gradient",
     "hebbian",
     "inverse_hebbian",
@@ -43,6 +45,37 @@ class MagnitudePruning(PruningCriterion):
     def prune(self, layer: LayerView) -> Tensor:
         """Choose the smallest absolute weights."""
         return lowest(layer.values.abs(), layer.prune_fraction, layer.generator)
+
+
+class GlobalMagnitudePruning(MagnitudePruning):
+    """Prunes the weights nearest zero of all layers together (DSR, Mostafa & Wang 2019).
+
+    Each layer's fraction adds to how many are pruned in all; which layers they belong to, their magnitudes decide. A
+    layer prunes no more than it can grow. With ``counts="survivors"`` the others grow what it loses.
+
+    Args:
+        minimum: Share of its connections that a layer keeps at least, in [0, 1].
+
+    Raises:
+        ValueError: The minimum is out of its range.
+    """
+
+    def __init__(self, minimum: float = 0.0) -> None:
+        expect(_is_share(minimum), "minimum in [0, 1]", minimum)
+        self.minimum = minimum
+
+    def refine(self, layers: Sequence[LayerView]) -> dict[str, Tensor]:
+        """Return which connections of each layer are among the smallest of all."""
+        kept, refined = kept_globally(layers, self.minimum), {}
+        for layer in layers:
+            active = len(layer.positions)
+            count = min(max(active - kept[layer.name], active - layer.count), layer.replaceable)
+            refined[layer.name] = choose(-layer.values.abs(), count, torch.ones_like(layer.pruned), layer.generator)
+        return refined
+
+    def __repr__(self) -> str:
+        """Return the expression that builds it."""
+        return f"{type(self).__name__}({'' if self.minimum == 0 else f'minimum={self.minimum!r}'})"
 
 
 class MagnitudeAndGradientPruning(PruningCriterion):
@@ -311,6 +344,7 @@ def _is_share(value: Any) -> bool:
 PRUNING: dict[str, type[PruningCriterion]] = {
     "signed_magnitude": SignedMagnitudePruning,
     "magnitude": MagnitudePruning,
+    "global_magnitude": GlobalMagnitudePruning,
     "magnitude_and_gradient": MagnitudeAndGradientPruning,
     "hebbian": HebbianPruning,
     "inverse_hebbian": InverseHebbianPruning,

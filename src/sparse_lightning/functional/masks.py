@@ -79,6 +79,37 @@ def choose(scores: Tensor, count: int, candidates: Tensor, generator: torch.Gene
     return torch.zeros_like(candidates).flatten().index_fill_(0, chosen, True).view(candidates.shape)
 
 
+def receptive_field(shape: torch.Size, count: int, generator: torch.Generator, randomness: float = 0.25) -> Tensor:
+    """Draw a first mask whose connections are mostly between units of like place (BRF, Zhang et al. 2025).
+
+    Both layers lie on a ring. Of the connections of an output unit one at distance d, in input units, is drawn in
+    proportion to (1 + d)^(-(1 - r) / r). Each output unit has as many as the others, or one more.
+
+    Args:
+        shape: The shape of the weight, (out, in, ...); all but the first dimension count as input units.
+        count: How many connections.
+        generator: CPU generator of the draw.
+        randomness: r, in (0, 1]: 1 draws uniformly, near 0 the nearest ones are certain.
+
+    Returns:
+        A boolean mask.
+
+    >>> receptive_field(torch.Size((4, 4)), 4, torch.Generator(), randomness=0.01).int()
+    tensor([[1, 0, 0, 0],
+            [0, 1, 0, 0],
+            [0, 0, 1, 0],
+            [0, 0, 0, 1]], dtype=torch.int32)
+    """
+    outputs, inputs = shape[0], shape[1:].numel()
+    apart = (torch.arange(inputs) - torch.arange(outputs).unsqueeze(1) * inputs / outputs).abs()
+    nearness = -(1 - randomness) / randomness * torch.minimum(apart, inputs - apart).double().log1p()
+    uniform = torch.rand(outputs, inputs, generator=generator, dtype=torch.float64)
+    ranks = (nearness - (-uniform.log()).log()).argsort(1, descending=True).argsort(1)
+    degrees = torch.full((outputs,), count // outputs)
+    degrees[torch.randperm(outputs, generator=generator)[: count % outputs]] += 1
+    return (ranks < degrees.unsqueeze(1)).view(shape)
+
+
 def perturbed(scores: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """Return what orders connections as a draw without replacement in proportion to ``scores ** temperature`` does.
 

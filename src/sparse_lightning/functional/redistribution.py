@@ -7,6 +7,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from sparse_lightning.functional.masks import floor_count
+
 
 def share_out(total: int, weights: Mapping[str, float], limits: Mapping[str, int]) -> dict[str, int]:
     """Share connections out over layers in proportion to weights, exactly, and never more than a layer can take.
@@ -67,3 +69,22 @@ def among_largest(scores: Mapping[str, Tensor], least: Mapping[str, int], total:
     equal = {name: int((each == limit).sum()) for name, each in rest.items()}
     shared = share_out(over - sum(higher.values()), equal, equal)
     return {name: least[name] + higher[name] + shared[name] for name in scores}
+
+
+def surviving(scores: Mapping[str, Tensor], pruned: int, minimum: float | Fraction = 0) -> dict[str, int]:
+    """Count how many connections each layer keeps when the lowest scores of all layers together are pruned.
+
+    Args:
+        scores: The score of each connection of each layer (nnz), by name.
+        pruned: How many connections to prune.
+        minimum: Share of its connections that a layer keeps at least, in [0, 1]; one connection in any case.
+
+    Returns:
+        How many each layer keeps. Their sum is what is left, or more where the minimum asks for it.
+
+    >>> surviving({"a": torch.tensor([9.0, 8.0, 7.0]), "b": torch.tensor([6.0, 1.0, 2.0])}, 2)
+    {'a': 3, 'b': 1}
+    """
+    least = {name: min(max(floor_count(minimum, len(each)), 1), len(each)) for name, each in scores.items()}
+    left = sum(len(each) for each in scores.values()) - pruned
+    return among_largest(scores, least, max(left, sum(least.values())))

@@ -10,7 +10,7 @@ from typing import Literal
 
 Schedule = Callable[[Fraction], float | Fraction]
 ScheduleName = Literal["constant", "cosine", "linear"]
-DensityScheduleName = Literal["cubic", "linear", "sigmoid", "steps", "alternating"]
+DensityScheduleName = Literal["cubic", "linear", "sigmoid", "steps", "alternating", "geometric"]
 
 
 def constant(progress: Fraction) -> Fraction:
@@ -87,6 +87,15 @@ def alternating_descent(progress: Fraction) -> Fraction:
     return Fraction(int(progress >= Fraction(85, 100) or (phase >= 0 and phase % 2 == 0)))
 
 
+def geometric_descent(progress: Fraction) -> Fraction:
+    """Return how far the logarithm of a density is on its way: as far as the training.
+
+    The same share of the connections goes at each rewiring (Frankle & Carbin 2019, "The Lottery Ticket Hypothesis").
+    Of all schedules this one alone is of the logarithm.
+    """
+    return progress
+
+
 def _logistic(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
@@ -97,4 +106,5 @@ DENSITY_SCHEDULES: dict[str, Schedule] = {
     "sigmoid": sigmoid_descent,
     "steps": steps_descent,
     "alternating": alternating_descent,
+    "geometric": geometric_descent,
 }

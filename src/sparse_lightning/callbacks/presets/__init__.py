@@ -5,9 +5,11 @@ from sparse_lightning.callbacks.presets.cht import CHT
 from sparse_lightning.callbacks.presets.chts import CHTs
 from sparse_lightning.callbacks.presets.chtss import CHTss
 from sparse_lightning.callbacks.presets.dense import Dense
+from sparse_lightning.callbacks.presets.dsr import DSR
 from sparse_lightning.callbacks.presets.gmp import GMP
 from sparse_lightning.callbacks.presets.granet import GraNet
 from sparse_lightning.callbacks.presets.hebbian import HebbianRegrow
+from sparse_lightning.callbacks.presets.lottery_ticket import LotteryTicket
 from sparse_lightning.callbacks.presets.mest import MEST
 from sparse_lightning.callbacks.presets.random import RandomRegrow
 from sparse_lightning.callbacks.presets.rigl import RigL
@@ -19,6 +21,7 @@ from sparse_lightning.callbacks.prune_regrow import PruneRegrow
 __all__ = [
     "ACDC",
     "CHT",
+    "DSR",
     "GMP",
     "MEST",
     "PRESETS",
@@ -29,6 +32,7 @@ __all__ = [
     "Dense",
     "GraNet",
     "HebbianRegrow",
+    "LotteryTicket",
     "RandomRegrow",
     "RigL",
     "StaticSparse",
@@ -38,6 +42,7 @@ PRESETS: dict[str, type[PruneRegrow]] = {
     "set": SET,
     "rigl": RigL,
     "snfs": SNFS,
+    "dsr": DSR,
     "gmp": GMP,
     "granet": GraNet,
     "mest": MEST,
@@ -45,6 +50,7 @@ PRESETS: dict[str, type[PruneRegrow]] = {
     "cht": CHT,
     "chts": CHTs,
     "chtss": CHTss,
+    "lottery_ticket": LotteryTicket,
     "hebbian": HebbianRegrow,
     "random": RandomRegrow,
     "static": StaticSparse,

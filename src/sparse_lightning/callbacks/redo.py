@@ -1,0 +1,166 @@
+"""ReDo: units that have fallen silent begin again."""
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from sparse_lightning.callbacks.arguments import build_repr
+from sparse_lightning.callbacks.masks import masks_of
+from sparse_lightning.callbacks.optimizer_state import optimizers_of, reset_state
+from sparse_lightning.criteria.counting import Counting
+from sparse_lightning.criteria.layer_calls import LayerCalls
+from sparse_lightning.functional.checks import expect, is_integer, is_number
+from sparse_lightning.functional.masks import derived_generator
+
+
+class ReDo(Callback):
+    """Recycles dormant units: every so often they get new incoming weights, and outgoing weights of zero.
+
+    A unit is dormant if its mean absolute activity over a batch, divided by the mean of its layer, is at most
+    `threshold`. Activity is read after the normalisation and the activation function that follow the layer. A layer is
+    taken to follow the one before it, in the order of the model's parameters, where it has as many inputs as that has
+    outputs, or so many for each channel. It goes beside a PruneRegrow or alone: only active connections get weights,
+    and the topology stays. With ``pruning="signed_magnitude"`` the outgoing connections, now zero, are pruned at the
+    next rewiring and grow elsewhere.
+
+    Source: Sokar et al. 2023, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning", ICML, algorithm 1.
+    Differences: incoming weights are drawn uniformly in ±1/√k for k inputs, and biases are zero.
+
+    Args:
+        threshold: The share of its layer's mean activity up to which a unit is dormant, at least 0 (tau).
+        every_n_steps: Optimizer steps between two recyclings.
+        seed: Decides the new weights, with the step and the parameter's name.
+
+    Raises:
+        ValueError: An argument is out of its range. At fit start: weights store their connections alone.
+    """
+
+    def __init__(self, threshold: float = 0.025, *, every_n_steps: int = 1000, seed: int = 0) -> None:
+        expect(is_number(threshold) and threshold >= 0, "threshold of at least 0", threshold)
+        expect(is_integer(every_n_steps, 1), "every_n_steps of at least 1", every_n_steps)
+        expect(is_integer(seed), "seed to be an integer", seed)
+        self.threshold, self.every_n_steps, self.seed = threshold, every_n_steps, seed
+        self.recycled = 0
+        self._calls: LayerCalls | None = None
+        self._step = 0
+
+    def __repr__(self) -> str:
+        """Return the expression that builds this callback."""
+        return build_repr(self, {})
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse layers that store their connections alone."""
+        sparse = [name for name, each in pl_module.named_modules() if type(each).__name__ == "SparseLinear"]
+        expect(not sparse, "layout='masked' beside ReDo", ", ".join(sparse))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Watch the batch, if units are recycled after it."""
+        step = trainer.global_step
+        if step and step % self.every_n_steps == 0 and step != self._step:
+            self._step = step
+            names = [name for pair in self._pairs(pl_module) for name in pair]
+            self._calls = LayerCalls(pl_module, dict.fromkeys(names), _Magnitudes())
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Recycle the units that were dormant in the batch."""
+        if self._calls is None:
+            return
+        activity = self._activity(self._calls, trainer)
+        self._calls.close()
+        self._calls = None
+        masks, parameters = masks_of(pl_module), dict(pl_module.named_parameters())
+        for name, following in self._pairs(pl_module):
+            if name in activity:
+                dormant = activity[name] <= self.threshold * activity[name].mean()
+                self.recycled += int(dormant.sum())
+                if dormant.any():
+                    self._recycle(name, following, dormant, parameters, masks, trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no hook behind."""
+        if self._calls is not None:
+            self._calls.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counters."""
+        return {"recycled": self.recycled, "step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.recycled, self._step = state_dict["recycled"], state_dict["step"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles carry no hooks."""
+        return self.__dict__ | {"_calls": None}
+
+    @torch.no_grad()
+    def _recycle(
+        self,
+        name: str,
+        following: str,
+        dormant: Tensor,
+        parameters: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        trainer: Trainer,
+        module: LightningModule,
+    ) -> None:
+        weight, after, bias = (
+            parameters[name],
+            parameters[following],
+            parameters.get(f"{name.removesuffix('weight')}bias"),
+        )
+        repeats = after.shape[1] // len(dormant)
+        changed = {name: _along(dormant, weight, 0), following: _along(dormant.repeat_interleave(repeats), after, 1)}
+        generator = derived_generator(self.seed, self._step, name)
+        drawn = torch.rand(weight.shape, generator=generator).to(weight) * 2 - 1
+        fresh = drawn * weight[0].numel() ** -0.5 * masks.get(name, torch.ones_like(weight)).to(weight)
+        weight.copy_(torch.where(changed[name], fresh, weight))
+        after.masked_fill_(changed[following], 0)
+        if bias is not None:
+            bias.masked_fill_(dormant, 0)
+            changed[f"{name.removesuffix('weight')}bias"] = dormant
+        for each, where in changed.items():
+            reset_state(optimizers_of(trainer.optimizers, module), parameters[each], where)  # type: ignore[arg-type]
+
+    @staticmethod
+    def _activity(calls: LayerCalls, trainer: Trainer) -> dict[str, Tensor]:
+        """The mean absolute activity of each layer's units, over all ranks."""
+        sums: dict[str, list[Tensor]] = {}
+        for call in calls.take():
+            if call.outputs is not None and call.rows is None:
+                units = call.outputs.movedim(Counting.units(call.layer), 0).flatten(1)
+                sums.setdefault(call.name, []).append(units.mean(1))
+        means = {name: torch.stack(each).mean(0) for name, each in sums.items()}
+        return {name: trainer.strategy.reduce(each, reduce_op="mean") for name, each in means.items()}
+
+    @staticmethod
+    def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
+        """The names of the weights of each layer and of the one that follows it."""
+        layers = {
+            f"{name}.weight": each.weight
+            for name, each in module.named_modules()
+            if isinstance(each, (nn.Linear, _ConvNd)) and each.weight.requires_grad
+        }
+        for one, two in pairwise(layers):
+            if layers[two].shape[1] % len(layers[one]) == 0:
+                yield one, two
+
+
+class _Magnitudes(Counting):
+    """Reads how strongly units are active, not whether they are."""
+
+    def activity(self, values: Tensor, layer: nn.Module) -> Tensor:
+        """Return absolute values."""
+        return values.detach().abs()
+
+
+def _along(units: Tensor, weight: Tensor, dimension: int) -> Tensor:
+    """A mask of the units of one dimension of a weight, expanded to its shape."""
+    shape = [1] * weight.dim()
+    shape[dimension] = -1
+    return units.view(shape).expand_as(weight)
