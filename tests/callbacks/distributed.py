@@ -53,7 +53,7 @@ def agreeing(folder: Path) -> dict[str, Any]:
         found[growth] = fit(network, PruneRegrow(density=0.5, growth=growth), data, 4)
     wide = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
     layers = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
-    for growth in ("random", "gradient", "soft_cannistraci_hebb"):
+    for growth in ("random", "gradient", "momentum", "soft_cannistraci_hebb"):
         found[f"csr {growth}"] = fit(layers, PruneRegrow(density=0.5, growth=growth, layout="csr"), data, 4)
         falling = PruneRegrow(density=0.25, initial_density=0.75, growth=growth)
         found[f"falling {growth}"] = fit(layers, falling, data, 4)

@@ -22,7 +22,7 @@ def test_connections_whose_number_changes_are_refused_on_several_processes():
     for case in ((1, "csr", True), (2, "masked", True), (2, "csr", False)):
         compatibility.refuse_resizing(*case)
     with pytest.raises(
-        ValueError, match=r"layout='masked' for a density that changes on 2 processes, got layout='csr'"
+        ValueError, match=r"layout='masked' for numbers of connections that change on 2 processes, got layout='csr'"
     ):
         compatibility.refuse_resizing(2, "csr", True)
 

@@ -45,7 +45,7 @@ def test_masks_weights_and_statistics_are_the_same_on_every_process(agreeing, gr
         assert one["weights"][name].equal(other["weights"][name])
 
 
-@pytest.mark.parametrize("growth", ["random", "gradient", "soft_cannistraci_hebb"])
+@pytest.mark.parametrize("growth", ["random", "gradient", "momentum", "soft_cannistraci_hebb"])
 @pytest.mark.parametrize("way", ["csr", "falling"])
 def test_connections_alone_and_a_density_that_falls_agree_on_every_process(agreeing, way, growth):
     one, other = (found[f"{way} {growth}"] for found in agreeing)
@@ -58,7 +58,8 @@ def test_connections_alone_and_a_density_that_falls_agree_on_every_process(agree
 
 
 @pytest.mark.parametrize(
-    ("method", "active"), [("snip", 36), ("grasp", 36), ("dsr", 36), ("lottery ticket", 36), ("fan_in", 76), ("2:4", 76)]
+    ("method", "active"),
+    [("snip", 36), ("grasp", 36), ("dsr", 36), ("lottery ticket", 36), ("fan_in", 76), ("2:4", 76)],
 )
 def test_first_batches_redistribution_rewinding_and_structure_agree_on_every_process(agreeing, method, active):
     one, other = (found[method] for found in agreeing)

@@ -36,6 +36,8 @@ from sparse_lightning import (
     topology_of,
 )
 from sparse_lightning.callbacks.layout import pays
+from sparse_lightning.functional import grow
+from sparse_lightning.nn import sparse_linear
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.randn(192, 12, generator=GENERATOR)
@@ -46,6 +48,13 @@ def layers() -> nn.Module:
     return nn.Sequential(
         nn.Linear(12, 40), nn.BatchNorm1d(40), nn.ReLU(), nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 4)
     )
+
+
+class SparseMean(torch.optim.RMSprop):
+    """Keeps a momentum in a way of its own."""
+
+    def __init__(self, weights: Any, lr: float) -> None:
+        super().__init__(weights, lr, momentum=0.9)
 
 
 class Net(LightningModule):
@@ -66,7 +75,8 @@ class Net(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         options = {"momentum": 0.9, "weight_decay": 1e-4} if self.optimizer == "SGD" else {}
-        return getattr(torch.optim, self.optimizer)(self.parameters(), lr=0.05, **options)
+        kinds = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "SparseMean": SparseMean}
+        return kinds[self.optimizer](self.parameters(), lr=0.05, **options)
 
 
 def fit(model: LightningModule, *callbacks: Callback, epochs: int = 4, ckpt_path: Path | None = None, **options: Any):
@@ -85,6 +95,8 @@ METHODS = {
     "weighted": (PruneRegrow, {"pruning": "weighted_hebbian", "growth": "inverse_hebbian"}),
     "mixed": (PruneRegrow, {"pruning": "mixed", "initialization": "fan_in"}),
     "dsr": (DSR, {"every_n_steps": 5, "prune_fraction": 0.3}),
+    "snfs": (SNFS, {}),
+    "snfs that redistributes": (SNFS, {"counts": "momentum", "regrow": False}),
     "gmp": (GMP, {"every_n_steps": 5}),
     "granet": (GraNet, {"every_n_steps": 5}),
     "mest": (MEST, {"initial_density": 0.6}),
@@ -117,17 +129,18 @@ def test_masks_are_those_of_masked_training_and_weights_equal_up_to_rounding(met
     assert masked.summary() == csr.summary()
 
 
-def test_adam_follows_the_connections_too():
+@pytest.mark.parametrize("method", [SET, SNFS])
+def test_adam_follows_the_connections_too(method):
     models = [Net(lambda: nn.Sequential(nn.Linear(12, 30), nn.Tanh(), nn.Linear(30, 4)), "Adam") for _ in range(2)]
     for layout, model in zip(("masked", "csr"), models, strict=True):
-        fit(model, SET(density=0.3, layout=layout, seed=2))
+        fit(model, method(density=0.3, layout=layout, seed=2))
     dense = dense_state_dict(models[1].state_dict())
     for name, tensor in models[0].state_dict().items():
         torch.testing.assert_close(dense[name], tensor, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
-@pytest.mark.parametrize("method", ["set", "rigl", "hebbian", "gmp", "granet", "mest", "acdc", "cht", "chtss"])
+@pytest.mark.parametrize("method", ["set", "rigl", "snfs", "hebbian", "gmp", "granet", "mest", "acdc", "cht", "chtss"])
 def test_a_resumed_training_gives_the_same_bits(method, tmp_path):
     kind, options = METHODS[method]
     straight, callback = Net(), kind(density=0.3, layout="csr", seed=2, **options)
@@ -280,8 +293,8 @@ def test_a_layer_that_cannot_be_stored_is_refused_by_name_with_the_reason(networ
 
 
 def test_what_csr_cannot_do_is_refused():
-    with pytest.raises(ValueError, match=r"Expected layout='masked' for network\.0\.weight.*got 'csr'"):
-        fit(Net(), SNFS(density=0.3, layout="csr"))
+    with pytest.raises(ValueError, match=r"SGD or an Adam .* 'network\.0\.weight' with layout='csr', got SparseMean"):
+        fit(Net(optimizer="SparseMean"), SNFS(density=0.3, layout="csr"))
     with pytest.raises(ValueError, match="Expected layout='masked' beside a callback that averages weights"):
         fit(Net(), SET(density=0.3, layout="csr"), WeightAveraging())
     with pytest.raises(ValueError, match="layout to be one of masked, csr, auto, got 'CSR': did you mean 'csr'"):
@@ -293,6 +306,43 @@ class HeadOnly(Net):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.network[-1].parameters(), 0.1)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_gradients_of_all_connections_are_made_a_block_of_rows_at_a_time(monkeypatch, rows):
+    models, callbacks, sizes = [], [], []
+    highest = grow._highest_of_blocks
+
+    def noting(blocks, *args):
+        return highest((sizes.append(len(block)) or block for block in blocks), *args)
+
+    monkeypatch.setattr(sparse_linear, "_BLOCK_NUMEL", 12 * rows)
+    for layout in ("masked", "csr"):
+        models.append(Net().double())
+        callbacks.append(RigL(density=0.3, every_n_steps=5, layout=layout, seed=2, include="network.0"))
+        if layout == "csr":
+            monkeypatch.setattr(grow, "_highest_of_blocks", noting)
+        fit(models[-1], callbacks[-1], precision="64-true")
+    assert all(callbacks[0].masks[name].equal(callbacks[1].masks[name]) for name in callbacks[0].masks)
+    assert callbacks[1].rewirings >= 3
+    assert max(sizes) == min(rows, 40)
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_momentum_of_inactive_connections_is_that_of_masked_training(optimizer):
+    found = {}
+    for layout in ("masked", "csr"):
+        callback = SNFS(density=0.3, layout=layout, seed=2, include="network.3")
+
+        class Look(Callback):
+            def on_train_batch_end(self, *_: Any, sparse: PruneRegrow = callback, layout: str = layout) -> None:
+                if not sparse.growth.unreadable(["network.3.weight"]):  # once a step was taken
+                    found.setdefault(layout, []).append(sparse.growth._momentum.of("network.3.weight").clone())
+
+        fit(Net(optimizer=optimizer).double(), callback, Look(), precision="64-true", accumulate_grad_batches=2)
+    assert len(found["csr"]) == 23
+    for one, other in zip(found["masked"], found["csr"], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-9)
 
 
 def test_a_layer_that_no_optimizer_trains_is_refused():

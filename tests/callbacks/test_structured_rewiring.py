@@ -27,8 +27,6 @@ def even() -> nn.Sequential:
 @pytest.mark.parametrize("structure", ["1:2", "fan_in", "2x2"])
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way["growth"])
 def test_every_criterion_keeps_the_structure_and_the_number(fit, model, even, way, structure, layout):
-    if layout == "csr" and way["growth"] == "momentum":
-        pytest.skip("csr keeps no momentum of inactive connections")
     seen = []
 
     class Watch(PruneRegrow):

@@ -54,6 +54,22 @@ def test_an_exchange_that_cannot_be_done_is_refused(pruned, scores, message):
         exchange(bits("1101"), bits(pruned), torch.tensor([scores]), derived_generator(0))
 
 
+@given(scored=scored(), rows=st.integers(1, 5), share=st.floats(0, 1))
+def test_blocks_of_rows_give_what_all_scores_at_once_do(scored, rows, share):
+    scores, candidates = scored
+    taken = (~candidates).flatten().nonzero().squeeze(1)
+    count = int(share * int(candidates.sum()))
+    whole, blocks = (highest(each, count, taken, derived_generator(3)) for each in (scores, iter(scores.split(rows))))
+    assert blocks.equal(whole)
+
+
+def test_what_blocks_cannot_give_is_refused():
+    with pytest.raises(ValueError, match="Expected a count from 0 to the 1 candidates, got 2"):
+        highest(iter(torch.zeros(2, 1)), 2, torch.tensor([0]), derived_generator(0))
+    with pytest.raises(ValueError, match="Expected finite scores"):
+        highest(iter(torch.tensor([[1.0], [float("nan")]])), 1, torch.tensor([0]), derived_generator(0))
+
+
 @pytest.mark.parametrize("levels", [1, 2, 1000])
 @pytest.mark.parametrize("density", [0.05, 0.2, 0.5, 0.9])
 @pytest.mark.parametrize("shape", [(10, 10), (3, 40), (50, 2)])

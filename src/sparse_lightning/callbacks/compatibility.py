@@ -37,15 +37,16 @@ def refuse_averages(kept: bool) -> None:
         raise ValueError("Expected layout='masked' beside a callback that averages weights, got another layout")
 
 
-def refuse_resizing(processes: int, layout: str, scheduled: bool) -> None:
+def refuse_resizing(processes: int, layout: str, resizes: bool) -> None:
     """Refuse stored connections whose number changes on several processes: DDP reduces gradients of a fixed size.
 
     Raises:
         ValueError: It would change there.
     """
-    if processes > 1 and layout != "masked" and scheduled:
+    if processes > 1 and layout != "masked" and resizes:
         raise ValueError(
-            f"Expected layout='masked' for a density that changes on {processes} processes, got layout={layout!r}"
+            f"Expected layout='masked' for numbers of connections that change on {processes} processes, got "
+            f"layout={layout!r}"
         )
 
 

@@ -21,6 +21,7 @@ from sparse_lightning.callbacks.summary import summary
 from sparse_lightning.callbacks.timing import Timing
 from sparse_lightning.callbacks.topology import Topology
 from sparse_lightning.criteria.base import (
+    BlockwiseGrowthCriterion,
     CountCriterion,
     GrowthCriterion,
     LayerView,
@@ -163,7 +164,7 @@ class PruneRegrow(SparseTrainingHooks):
         expect(constant, "counts=None with a structure, whose numbers stay", self.counts)
         selection = Selection(density, prune_fraction, included, excluded, spread, initial_density, way, kept)
         scheduled = choice("schedule", schedule, SCHEDULES)
-        asked = self.target_counts, self.prune_mask, self.growth_scores
+        asked = self.target_counts, self.prune_mask, self._scores_or_blocks
         self._training = SparseTraining(
             topology=Topology(selection, initial, initialization, layout),
             timing=Timing(every_n_epochs, every_n_steps, start, stop, scheduled),
@@ -274,6 +275,12 @@ class PruneRegrow(SparseTrainingHooks):
     def _moves(self) -> bool:
         scheduled = self._training.topology.selection.initial_density is not None
         return scheduled or self.growth is not None or type(self).growth_scores is not PruneRegrow.growth_scores
+
+    def _scores_or_blocks(self, layer: LayerView) -> Tensor | Iterable[Tensor]:
+        overridden = type(self).growth_scores is not PruneRegrow.growth_scores
+        if isinstance(self.growth, BlockwiseGrowthCriterion) and not overridden:
+            return self.growth.score_blocks(layer)
+        return self.growth_scores(layer)
 
     @property
     def _asks_the_clock(self) -> bool:

@@ -1,6 +1,6 @@
 """Rewirings: counts, pruning and growth, asked one after the other, and which layers still wait for theirs."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,7 +29,7 @@ class Decisions:
     Attributes:
         counts: Returns the number of active connections of each layer afterwards, by parameter name.
         prune: Returns which active connections of a layer to prune.
-        scores: Returns how much each connection of a layer deserves to grow.
+        scores: Returns how much each connection of a layer deserves to grow, at once or in blocks of rows.
         refine: Returns what to prune in the end, of layers where that differs, once all layers have pruned.
         regrow: Whether a connection just pruned may grow again.
         redistributes: Whether the counts share out what all layers prune, each its whole prune fraction.
@@ -38,7 +38,7 @@ class Decisions:
 
     counts: Callable[[Sequence[LayerView]], dict[str, int]]
     prune: Callable[[LayerView], Tensor]
-    scores: Callable[[LayerView], Tensor]
+    scores: Callable[[LayerView], Tensor | Iterable[Tensor]]
     refine: Callable[[Sequence[LayerView]], Mapping[str, Tensor]] = lambda layers: {}
     regrow: bool = False
     redistributes: bool = False
@@ -80,11 +80,15 @@ def rewire_layers(
             layer.pruned = _structured(layer, decisions)
     for layer in layers:
         with _naming(layer, number):
-            connections = layer.positions, layer.pruned, decisions.scores(layer), layer.generator
+            scores, generator = decisions.scores(layer), layer.generator
             if decisions.structure:
+                whole = scores if isinstance(scores, Tensor) else torch.cat(list(scores))
+                connections = layer.positions, layer.pruned, whole, generator
                 dropped, grown = decisions.structure.exchange(*connections, regrow=decisions.regrow)
             else:
-                dropped, grown = exchange(*connections, count=layer.count, regrow=decisions.regrow)
+                dropped, grown = exchange(
+                    layer.positions, layer.pruned, scores, generator, count=layer.count, regrow=decisions.regrow
+                )
         yield layer, dropped, grown
 
 

@@ -76,8 +76,8 @@ class SparseTraining:
         """Store weights as the layout says, before optimizers are made."""
         if self.topology.layout != "masked":
             compatibility.refuse_averages(keeps_averages(trainer))
-            scheduled = self.topology.selection.initial_density is not None
-            compatibility.refuse_resizing(trainer.world_size, self.topology.layout, scheduled)
+            resizes = self.decisions.redistributes or self.topology.selection.initial_density is not None
+            compatibility.refuse_resizing(trainer.world_size, self.topology.layout, resizes)
             self.sparsify(module, loaded=trainer.ckpt_path is not None and not self._resumed)
             self.topology.store(module)
 
@@ -147,8 +147,9 @@ class SparseTraining:
         self._keep_on_masks()
         self.clock.begin_batch(batch_idx)
         self._rewire_if_due(trainer, should_rewire)
-        for name, layer in self.topology.masks.layers.items():
-            layer.record_gradient(self.reads_gradient and name in self.rewirings.due)
+        for name in self.rewirings.due if self.reads_gradient else ():
+            if name in self.topology.masks.layers:
+                self.topology.masks.layers[name].record_gradient()
 
     def _rewire_if_due(self, trainer: Trainer, should_rewire: Callable[[], bool]) -> None:
         now = self.now(trainer)

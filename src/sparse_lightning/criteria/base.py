@@ -5,7 +5,7 @@ A rewiring decides how many connections each layer shall have (:class:`CountCrit
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
 from types import MappingProxyType
@@ -115,6 +115,16 @@ class LayerView:
         gradient = self._weight.grad
         return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
 
+    @property
+    def has_gradient(self) -> bool:
+        """Whether there is a gradient."""
+        return self.gradient is not None
+
+    def gradient_blocks(self) -> Iterator[Tensor]:
+        """The gradient in blocks of rows, each (rows, ...); none without one. Here it is one block."""
+        if (gradient := self.gradient) is not None:
+            yield gradient
+
     def at_connections(self, tensor: Tensor) -> Tensor:
         """Return the elements of a tensor shaped like the weight that belong to active connections (nnz)."""
         return tensor.flatten().index_select(0, self.positions)
@@ -163,11 +173,20 @@ class CsrLayerView(LayerView):
     @cached_property
     def gradient(self) -> Tensor | None:
         """The gradient of the last step, of inactive connections too, (out, in), the mean over all ranks."""
-        gradient = self._layer.dense_gradient()
-        if gradient is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(gradient)
-            gradient /= torch.distributed.get_world_size()
-        return gradient
+        return torch.cat(list(self.gradient_blocks())) if self.has_gradient else None
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether there is a gradient."""
+        return self._layer.has_recorded
+
+    def gradient_blocks(self) -> Iterator[Tensor]:
+        """The gradient in blocks of some million connections, which are not kept, (rows, in)."""
+        for block in self._layer.gradient_blocks():
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(block)
+                block /= torch.distributed.get_world_size()
+            yield block
 
 
 class Statistic(Protocol):
@@ -274,3 +293,15 @@ class GrowthCriterion(Criterion, ABC):
             Finite real numbers shaped like the weight; the inactive connections with the highest ones grow, and of
             equal ones some at random. One number that stands for all, ``expand``-ed to the shape, costs no memory.
         """
+
+
+class BlockwiseGrowthCriterion(GrowthCriterion):
+    """Scores some rows of a layer after the others, so that those of all connections are never held at once."""
+
+    @abstractmethod
+    def score_blocks(self, layer: LayerView) -> Iterator[Tensor]:
+        """Score the connections of a layer in blocks of successive rows, each (rows, ...)."""
+
+    def scores(self, layer: LayerView) -> Tensor:
+        """Return the scores of all blocks together."""
+        return torch.cat(list(self.score_blocks(layer)))

@@ -1,12 +1,12 @@
 """Growth criteria: how much an inactive connection deserves to grow."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
-from sparse_lightning.criteria.base import GrowthCriterion, LayerView
+from sparse_lightning.criteria.base import BlockwiseGrowthCriterion, GrowthCriterion, LayerView
 from sparse_lightning.criteria.hebbian import HebbianCriterion
 from sparse_lightning.criteria.momentum import Momentum
 from sparse_lightning.functional.cannistraci_hebb import RULES, RuleName
@@ -51,7 +51,7 @@ class InverseHebbianGrowth(HebbianGrowth):
         return -super().scores(layer)
 
 
-class GradientGrowth(GrowthCriterion):
+class GradientGrowth(BlockwiseGrowthCriterion):
     """The score is the magnitude of the loss's gradient (RigL, Evci et al. 2020).
 
     It is the gradient of the step just taken, on inactive connections too, after reduction over ranks and after
@@ -60,16 +60,15 @@ class GradientGrowth(GrowthCriterion):
 
     reads_gradient = True
 
-    def scores(self, layer: LayerView) -> Tensor:
-        """Return the absolute gradient.
+    def score_blocks(self, layer: LayerView) -> Iterator[Tensor]:
+        """Return the absolute gradient, some million connections at a time where these are stored alone.
 
         Raises:
             ValueError: The weight has no gradient.
         """
-        gradient = layer.gradient
-        if gradient is None:
+        if not layer.has_gradient:
             raise ValueError("Expected a gradient to grow by, got none: rewire after a backward pass")
-        return gradient.abs()
+        return (block.abs() for block in layer.gradient_blocks())
 
 
 class MomentumGrowth(GrowthCriterion):

@@ -1,51 +1,65 @@
-"""The momentum of each weight, as the optimizer keeps it."""
+"""The momentum of each weight, as the optimizer keeps it; of inactive connections too."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, Adamax, NAdam, Optimizer, RAdam
+from torch.utils.hooks import RemovableHandle
 
-from sparse_lightning.nn.sparse_linear import sparse_layers
+from sparse_lightning.functional.csr import contains
+from sparse_lightning.nn.sparse_linear import SparseLinear, sparse_layers
+
+_KNOWN = (SGD, Adam, Adamax, NAdam, RAdam)  # whose running mean is known, AdamW among them
 
 
 class Momentum:
-    """The running mean of each weight's gradient, read from the optimizer's state; nothing is stored twice."""
+    """The running mean of each weight's gradient, read from the optimizer's state.
+
+    For a layer that stores its connections alone the optimizer knows nothing of the others. The mean of its whole
+    gradient is kept here then, as the optimizer would, and takes in x out in memory and a dense product each step.
+    """
 
     def __init__(self) -> None:
         self._module: nn.Module | None = None
         self._optimizers: Sequence[Optimizer] = ()
+        self._layers: dict[str, SparseLinear] = {}
+        self._means: dict[str, Tensor] = {}  # of the layers that store their connections alone, (out, in)
+        self._positions: dict[str, Tensor] = {}  # of their connections when the mean was last taken
+        self._handles: list[RemovableHandle] = []
+        self._stepped = False
 
     def attach(self, module: nn.Module, names: Collection[str], optimizers: Sequence[Optimizer] = ()) -> None:
-        """Remember which optimizers train the model.
+        """Remember which optimizers train the model, and keep means where they do not.
 
         Raises:
-            ValueError: An optimizer that trains one of the weights keeps no momentum, or a weight stores its
-                connections alone.
+            ValueError: An optimizer that trains one of the weights keeps no momentum, or one that is not known how.
         """
+        self.detach()
         self._module, self._optimizers = module, optimizers
-        sparse = [name for name in names if name in sparse_layers(module)]
-        if sparse:
-            raise ValueError(
-                f"Expected layout='masked' for {', '.join(sparse)}, got 'csr', which keeps no momentum of inactive "
-                "connections"
-            )
+        self._layers = {name: layer for name, layer in sparse_layers(module).items() if name in names}
         for name in names:
-            weight = module.get_parameter(name)
-            groups = [(opt, group) for opt in optimizers for group in opt.param_groups if _contains(group, weight)]
-            for optimizer, group in groups:
-                if not (group.get("momentum") or "betas" in group):
-                    raise ValueError(
-                        f"Expected an optimizer with momentum for {name!r} to grow by, such as SGD(momentum=0.9) or "
-                        f"Adam, got {type(optimizer).__name__} without"
-                    )
+            weight = self._weight(name)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    if any(weight is other for other in group["params"]):
+                        _expect_momentum(name, optimizer, group, stored_alone=name in self._layers)
+        for optimizer in optimizers if self._layers else ():
+            self._handles.append(optimizer.register_step_post_hook(self._after_step))
+        for layer in self._layers.values():
+            layer.record_gradient()
 
     def detach(self) -> None:
-        """Release the model and the optimizers."""
-        self._module, self._optimizers = None, ()
+        """Release the model and the optimizers; means stay."""
+        for handle in self._handles:
+            handle.remove()
+        for layer in self._layers.values():
+            layer.record_gradient(False)
+        self._module, self._optimizers, self._handles, self._layers = None, (), [], {}
 
     def of(self, name: str) -> Tensor:
-        """Return the momentum of one weight: SGD's buffer, or Adam's first moment.
+        """Return the momentum of one weight, (out, in, ...): SGD's buffer, or Adam's first moment.
 
         Raises:
             ValueError: There is none yet.
@@ -53,35 +67,39 @@ class Momentum:
         momentum = self._find(name)
         if momentum is None:
             raise ValueError("Expected momentum to grow by, got none: rewire after an optimizer step")
-        return momentum
+        if name not in self._layers:
+            return momentum
+        self._forget_moved(name)
+        whole = self._means[name].clone()
+        whole.view(-1)[self._positions[name]] = momentum  # with weight decay, which inactive connections have none of
+        return whole
 
     def missing(self, names: Collection[str]) -> list[str]:
         """Return those of these weights that have no momentum."""
-        return [name for name in names if self._find(name) is None]
-
-    def _find(self, name: str) -> Tensor | None:
-        assert self._module is not None
-        weight = self._module.get_parameter(name)
-        for optimizer in self._optimizers:
-            state = optimizer.state.get(weight, {})
-            for key in ("momentum_buffer", "exp_avg"):
-                momentum = state.get(key)
-                if isinstance(momentum, Tensor):
-                    return momentum
-        return None
+        return [name for name in names if self._find(name) is None or (name in self._layers) > (name in self._means)]
 
     def count(self) -> None:
-        """Do nothing: the optimizer keeps the mean."""
+        """Begin to record the gradients of the next step, if one was taken."""
+        if self._stepped:
+            for layer in self._layers.values():
+                layer.record_gradient(False)
+        for layer in self._layers.values():
+            layer.record_gradient()
+        self._stepped = False
 
     def reset(self) -> None:
-        """Do nothing: the mean runs on."""
+        """Forget the means of connections that have moved; those of the others run on."""
+        for name in self._layers:
+            self._forget_moved(name)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: it is in the optimizer's state."""
-        return {}
+        """Return the means that no optimizer keeps, with the connections that they belong to."""
+        return {"means": dict(self._means), "positions": dict(self._positions)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Do nothing."""
+        """Continue from a checkpoint."""
+        self._means = {name: mean.clone() for name, mean in state.get("means", {}).items()}
+        self._positions = dict(state.get("positions", {}))
 
     def __eq__(self, other: object) -> bool:
         """Two of them read the same."""
@@ -91,8 +109,68 @@ class Momentum:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry no model."""
-        return Momentum().__dict__
+        return Momentum().__dict__ | {"_means": self._means, "_positions": self._positions}
+
+    def _weight(self, name: str) -> Tensor:
+        assert self._module is not None
+        return self._layers[name].values if name in self._layers else self._module.get_parameter(name)
+
+    def _find(self, name: str) -> Tensor | None:
+        weight = self._weight(name)
+        for optimizer in self._optimizers:
+            state = optimizer.state.get(weight, {})
+            for key in ("momentum_buffer", "exp_avg"):
+                momentum = state.get(key)
+                if isinstance(momentum, Tensor):
+                    return momentum
+        return None
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        groups = {id(weight): group for group in optimizer.param_groups for weight in group["params"]}
+        for name, layer in self._layers.items():
+            group = groups.get(id(layer.values))
+            gradient = layer.dense_gradient() if group is not None else None
+            if group is not None and gradient is not None:
+                self._take(name, _mean_over_ranks(gradient), group)
+                self._stepped = True
+
+    def _take(self, name: str, gradient: Tensor, group: Mapping[str, Any]) -> None:
+        """Take a gradient into the mean of one layer, as its optimizer does."""
+        if "betas" in group:
+            decay, share, first = group["betas"][0], 1 - group["betas"][0], 1 - group["betas"][0]
+        else:
+            decay, share, first = group["momentum"], 1 - group["dampening"], 1.0
+        signed = -gradient if group.get("maximize") else gradient
+        if name in self._means:
+            self._forget_moved(name)
+            self._means[name].mul_(decay).add_(signed, alpha=share)
+        else:
+            self._means[name], self._positions[name] = signed * first, self._layers[name].positions
+
+    def _forget_moved(self, name: str) -> None:
+        positions = self._layers[name].positions
+        if name in self._means and not positions.equal(known := self._positions[name]):
+            moved = torch.cat([known[~contains(positions, known)], positions[~contains(known, positions)]])
+            self._means[name].view(-1)[moved] = 0
+            self._positions[name] = positions
 
 
-def _contains(group: Mapping[str, Any], weight: Tensor) -> bool:
-    return any(weight is other for other in group["params"])
+def _expect_momentum(name: str, optimizer: Optimizer, group: Mapping[str, Any], *, stored_alone: bool) -> None:
+    if not (group.get("momentum") or "betas" in group):
+        raise ValueError(
+            f"Expected an optimizer with momentum for {name!r} to grow by, such as SGD(momentum=0.9) or Adam, got "
+            f"{type(optimizer).__name__} without"
+        )
+    if stored_alone and not isinstance(optimizer, _KNOWN):
+        raise ValueError(
+            f"Expected SGD or an Adam of torch.optim for the momentum of {name!r} with layout='csr', got "
+            f"{type(optimizer).__name__}: use layout='masked'"
+        )
+
+
+def _mean_over_ranks(gradient: Tensor) -> Tensor:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(gradient)
+        gradient /= torch.distributed.get_world_size()
+    return gradient

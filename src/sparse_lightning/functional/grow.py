@@ -4,21 +4,24 @@ Connections are given by their positions, the sorted indices into the flattened 
 :mod:`sparse_lightning.functional.csr`.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from sparse_lightning.functional.csr import contains, random_positions
-from sparse_lightning.functional.masks import choose
+from sparse_lightning.functional.masks import choose, kth_largest
 
 
-def highest(scores: Tensor, count: int, taken: Tensor, generator: torch.Generator) -> Tensor:
+def highest(scores: Tensor | Iterable[Tensor], count: int, taken: Tensor, generator: torch.Generator) -> Tensor:
     """Choose the `count` connections with the highest scores among those that are not taken.
 
     Ties are broken uniformly at random. Where one number stands for all scores, ``torch.zeros(()).expand(shape)``, the
     connections are drawn by their indices, in time and memory in proportion to the number of connections.
 
     Args:
-        scores: A real number for each connection, finite where it is not taken, shaped like the weight.
+        scores: A real number for each connection, finite where it is not taken, shaped like the weight; or blocks of
+            successive rows of them, of which the best of each alone are kept.
         count: How many to choose.
         taken: Positions that cannot be chosen, sorted, int64.
         generator: CPU generator that breaks ties.
@@ -34,6 +37,8 @@ def highest(scores: Tensor, count: int, taken: Tensor, generator: torch.Generato
     >>> len(highest(torch.zeros(()).expand(10**6, 10**6), 5, torch.tensor([0]), torch.Generator()))
     5
     """
+    if not isinstance(scores, Tensor):
+        return _highest_of_blocks(scores, count, taken, generator)
     if scores.numel() > 1 and not any(scores.stride()):
         if not scores[(0,) * scores.dim()].isfinite():
             raise ValueError("Expected finite scores, got NaN or infinity")
@@ -42,10 +47,28 @@ def highest(scores: Tensor, count: int, taken: Tensor, generator: torch.Generato
     return choose(scores.flatten(), count, candidates, generator).nonzero().squeeze(1)
 
 
+def _highest_of_blocks(blocks: Iterable[Tensor], count: int, taken: Tensor, generator: torch.Generator) -> Tensor:
+    """Choose as :func:`highest` does, ties included, with the candidates that may still be chosen in memory."""
+    best, where, start = torch.empty(0), torch.empty(0, dtype=torch.int64), 0
+    for block in blocks:
+        first, last = torch.searchsorted(taken, torch.tensor([start, start + block.numel()], device=taken.device))
+        free = torch.ones(block.numel(), dtype=torch.bool, device=block.device)
+        free[taken[first:last] - start] = False
+        places = free.nonzero().squeeze(1)
+        best = torch.cat([best.to(block), block.flatten()[places]])
+        where = torch.cat([where.to(places), places + start])
+        if 0 < count < len(best):
+            possible = best >= kth_largest(best, count)
+            best, where = best[possible], where[possible]
+        start += block.numel()
+    chosen = choose(best, count, torch.ones_like(best, dtype=torch.bool), generator)
+    return where[chosen]
+
+
 def exchange(
     positions: Tensor,
     pruned: Tensor,
-    scores: Tensor,
+    scores: Tensor | Iterable[Tensor],
     generator: torch.Generator,
     *,
     count: int | None = None,
@@ -56,7 +79,8 @@ def exchange(
     Args:
         positions: The active connections, sorted, int64 (nnz).
         pruned: Which of them to prune, boolean (nnz).
-        scores: How much each connection deserves to grow, shaped like the weight; read only where it can grow.
+        scores: How much each connection deserves to grow, shaped like the weight, or blocks of its rows; read only
+            where it can grow.
         generator: CPU generator that breaks ties between scores.
         count: Active connections afterwards; None keeps their number.
         regrow: Whether a connection just pruned competes with the inactive ones. One that wins stays.

@@ -72,7 +72,7 @@ def choose(scores: Tensor, count: int, candidates: Tensor, generator: torch.Gene
         raise ValueError("Expected finite scores, got NaN or infinity")
     if count == 0:
         return torch.zeros_like(candidates)
-    threshold = _kth_largest(values, count)
+    threshold = kth_largest(values, count)
     chosen, ties = indices[values > threshold], indices[values == threshold]
     drawn = torch.randperm(len(ties), generator=generator)[: count - len(chosen)].to(ties.device)
     chosen = torch.cat([chosen, ties[drawn]])
@@ -130,7 +130,12 @@ def perturbed(scores: Tensor, temperature: float, generator: torch.Generator) ->
     return logarithms - (-uniform.log()).log().to(scores.device)
 
 
-def _kth_largest(values: Tensor, k: int) -> Tensor:
+def kth_largest(values: Tensor, k: int) -> Tensor:
+    """Return the k-th largest of some values, k from 1.
+
+    >>> kth_largest(torch.tensor([3.0, 1.0, 2.0]), 2)
+    tensor(2.)
+    """
     position = len(values) - k
     if values.device.type != "cpu" or values.dtype == torch.bfloat16:
         return values.kthvalue(position + 1).values

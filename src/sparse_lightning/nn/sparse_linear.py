@@ -1,6 +1,6 @@
 """A linear layer that stores, computes and trains its connections alone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, Self
@@ -21,6 +21,8 @@ from sparse_lightning.functional.csr import (
     transpose_csr,
 )
 from sparse_lightning.nn.csr_linear import Layout, Transposed, csr_linear
+
+_BLOCK_NUMEL = 2**22  # connections whose gradients are computed at once
 
 
 class SparseLinear(nn.Module):
@@ -211,10 +213,19 @@ class SparseLinear(nn.Module):
 
         It takes out x in memory. None if no backward pass was recorded.
         """
-        if not self._operands:
-            return None
-        products = (gradient @ columns.t() for gradient, columns in self._operands)
-        return torch.stack(list(products)).sum(0) if len(self._operands) > 1 else next(products)
+        return torch.cat(list(self.gradient_blocks())) if self.has_recorded else None
+
+    @property
+    def has_recorded(self) -> bool:
+        """Whether a backward pass was recorded."""
+        return bool(self._operands)
+
+    def gradient_blocks(self) -> Iterator[Tensor]:
+        """The rows of :meth:`dense_gradient` in blocks of some million connections; none if nothing was recorded."""
+        rows = max(_BLOCK_NUMEL // self.in_features, 1)
+        for start in range(0, self.out_features if self._operands else 0, rows):
+            parts = [each[start : start + rows] @ columns.t() for each, columns in self._operands or ()]
+            yield parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
     def rewire(self, pruned: Tensor, grown: Tensor, *, grown_values: float | Tensor = 0.0) -> Tensor:
         """Drop connections and grow others, in place; the others keep their values.
