@@ -1,6 +1,7 @@
 """Measures sparse_lightning, each row beside what it is compared to in the same run.
 
 step      a training step on connections alone against a dense one, a masked one and SparseLab's; one rewiring
+layer     one layer's step, masked and on its connections, by width, batch and density: what layout="auto" goes by
 inference the forward pass of a trained network, dense and after to_csr
 trainer   what Lightning adds to a step on connections
 train.py  an epoch of scripts/train.py on three layers of 1568 units at 1%, masked and on connections
@@ -29,12 +30,14 @@ import torch
 from benchmarks import steps
 from benchmarks.coactivations import coactivation_rows
 from benchmarks.epochs import epoch_rows, logging_rows
+from benchmarks.layers import layer_rows
 from benchmarks.measuring import Row, measure, summarise, table
 from benchmarks.processes import memory_rows, startup_rows, study_rows
 from benchmarks.rewirings import check_rows, rewire_rows
 
 PARTS = (
     "step",
+    "layer",
     "inference",
     "trainer",
     "train.py",
@@ -57,6 +60,7 @@ def choose_rows(args: argparse.Namespace) -> list[Row]:
     cores = (1,) if quick else (1, 2)
     parts: dict[str, Callable[[], list[Row]]] = {
         "step": lambda: [row for threads in cores for row in steps.step_rows(3 * rounds, threads)],
+        "layer": lambda: layer_rows(rounds),
         "inference": lambda: steps.inference_rows(3 * rounds),
         "trainer": lambda: steps.trainer_rows(3 * rounds),
         "train.py": lambda: [] if quick else steps.train_rows(min(rounds, 2)),

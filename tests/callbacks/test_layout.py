@@ -235,7 +235,7 @@ class Images(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.wide, self.head = nn.Conv1d(1, 4, 3), nn.Linear(40, 2000), nn.Linear(2000, 4)
+        self.conv, self.wide, self.head = nn.Conv1d(1, 4, 3), nn.Linear(40, 8000), nn.Linear(8000, 4)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(F.relu(self.wide(F.relu(self.conv(images[:, None])).flatten(1))))
@@ -247,11 +247,27 @@ def test_auto_stores_what_is_faster_and_says_what_not(caplog):
         fit(model, callback, epochs=1)
     assert isinstance(model.network.wide, SparseLinear)
     assert isinstance(model.network.head, nn.Linear)
-    assert "layout='auto': csr for network.wide; masked for network.conv (a Conv1d), network.head (density 0.5" in (
-        caplog.text
+    assert (
+        "layout='auto', by batches of unknown size: csr for network.wide; masked for network.conv (a Conv1d), network.head ((4, 8000) at density 0.5"
+        in (caplog.text)
     )
     assert list(callback.masks) == ["network.conv.weight", "network.wide.weight", "network.head.weight"]
     assert not pays(100 * 784, 15680)
+
+
+class Sized(Net):
+    """A model that says how many samples a batch has."""
+
+    batch_size = 100
+
+
+def test_auto_goes_by_the_batch_size_where_it_is_said(caplog):
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        fit(Sized(), StaticSparse(density=0.5, layout="auto"), epochs=1)
+    assert "layout='auto', by batches of 100: csr for none" in caplog.text
+    assert pays(1000**2, 150_000, batch_size=100)
+    assert not pays(1000**2, 150_000, batch_size=512)
+    assert not pays(1000**2, 150_000)
 
 
 class Tied(nn.Module):

@@ -1,5 +1,6 @@
 """How sparse weights are stored: dense with zeros (masked), or as a SparseLinear's connections alone (csr)."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -7,22 +8,27 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from sparse_lightning.callbacks.selection import layer_name
-from sparse_lightning.nn.sparse_linear import SparseLinear
+from sparse_lightning.nn.sparse_linear import SparseLinear, store_by_feature
 
 LayoutName = Literal["masked", "csr", "auto"]
 
-# The highest density at which a training step of a Linear takes less time on its connections than dense, by the number
-# of its weights; measured with scripts/benchmark.py at batches of 128, see docs/benchmarks.md.
-PAYS = ((2**16, 0.05), (2**20, 0.1), (2**63, 0.15))
+# The highest density at which a training step of a Linear took less time on its connections than masked, for layers of
+# 256^2, 512^2, 1024^2 and 2048^2 weights, by batch size: docs/benchmarks.md, `scripts/benchmark.py --only layer`.
+# Smaller layers never pay.
+PAYS = {32: (0.0, 0.15, 0.2, 0.2), 128: (0.02, 0.15, 0.2, 0.2), 512: (0.05, 0.1, 0.1, 0.05)}
+_SIZES = (2**17, 2**19, 2**21)  # between those that were measured
 
 
-def store_as_csr(module: nn.Module, masks: Mapping[str, Tensor], layout: LayoutName) -> None:
+def store_as_csr(
+    module: nn.Module, masks: Mapping[str, Tensor], layout: LayoutName, batch_size: int | None = None
+) -> None:
     """Replace Linear layers by :class:`~sparse_lightning.SparseLinear` with the same weights at their connections.
 
     Args:
         module: The model.
         masks: The masks of its sparse weights, by parameter name.
         layout: ``"csr"`` replaces every layer of these weights; ``"auto"`` those where that saves time.
+        batch_size: How many samples a batch has, if that is known; it decides what saves time.
 
     Raises:
         ValueError: With ``"csr"``, a layer cannot be replaced; each is named with the reason.
@@ -35,25 +41,40 @@ def store_as_csr(module: nn.Module, masks: Mapping[str, Tensor], layout: LayoutN
         )
     if layout == "auto":
         reasons |= {
-            name: f"density {float(mask.float().mean()):.2g}, where dense is faster"
+            name: f"{tuple(mask.shape)} at density {float(mask.float().mean()):.2g}, where dense is faster"
             for name, mask in masks.items()
-            if name not in reasons and not pays(mask.numel(), int(mask.count_nonzero()))
+            if name not in reasons and not pays(mask.numel(), int(mask.count_nonzero()), batch_size)
         }
         chosen = [layer_name(name) for name in masks if name not in reasons]
         dense = [f"{layer_name(name)} ({reason})" for name, reason in reasons.items()]
-        rank_zero_info(f"layout='auto': csr for {_listed(chosen)}; masked for {_listed(dense)}.")
+        known = f"batches of {batch_size}" if batch_size else "batches of unknown size"
+        rank_zero_info(f"layout='auto', by {known}: csr for {_listed(chosen)}; masked for {_listed(dense)}.")
     for name, mask in masks.items():
         if name not in reasons:
             replace_linear(module, layer_name(name), mask)
+    store_by_feature(module)
 
 
-def pays(size: int, active: int) -> bool:
+def pays(size: int, active: int, batch_size: int | None = None) -> bool:
     """Return whether a Linear of so many weights, so many of them active, trains faster on its connections.
+
+    Args:
+        size: How many weights it has.
+        active: How many of them are active.
+        batch_size: How many samples a batch has; None asks that it be faster at all that were measured, 32 to 512.
 
     >>> pays(1568 * 1568, 24586), pays(100 * 100, 2000)
     (True, False)
+    >>> pays(1000 * 1000, 150_000, batch_size=128), pays(1000 * 1000, 150_000, batch_size=1000)
+    (True, False)
     """
-    return active <= size * next(density for largest, density in PAYS if size <= largest)
+    if size < 2**15:
+        return False
+    row = bisect_left(_SIZES, size)
+    measured = (
+        PAYS.values() if batch_size is None else [PAYS[32 if batch_size <= 64 else 128 if batch_size <= 256 else 512]]
+    )
+    return active <= size * min(densities[row] for densities in measured)
 
 
 def obstacle(module: nn.Module, name: str) -> str | None:

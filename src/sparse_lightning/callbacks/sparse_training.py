@@ -23,6 +23,7 @@ from sparse_lightning.callbacks.statistics import Statistics
 from sparse_lightning.callbacks.timing import Clock, LearningRateDrops, Timing
 from sparse_lightning.callbacks.topology import Topology
 from sparse_lightning.criteria.base import Criterion
+from sparse_lightning.functional.checks import is_integer
 
 
 @dataclass(eq=False, kw_only=True)
@@ -79,7 +80,7 @@ class SparseTraining:
             resizes = self.decisions.redistributes or self.topology.selection.initial_density is not None
             compatibility.refuse_resizing(trainer.world_size, self.topology.layout, resizes)
             self.sparsify(module, loaded=trainer.ckpt_path is not None and not self._resumed)
-            self.topology.store(module)
+            self.topology.store(module, _batch_size(trainer, module))
 
     def begin(self, trainer: Trainer, module: nn.Module) -> None:
         """Make the model sparse, once every layer is built and every checkpoint loaded."""
@@ -358,6 +359,15 @@ def _has_finite_gradient(weight: nn.Parameter) -> bool:
     if gradient is not None and gradient.is_sparse:
         gradient = gradient.coalesce().values()
     return gradient is not None and bool(gradient.isfinite().all())
+
+
+def _batch_size(trainer: Trainer, module: nn.Module) -> int | None:
+    """The `batch_size` of the data module or the model, where Lightning's tuner looks for it; None without one."""
+    owners = trainer.datamodule, module  # type: ignore[attr-defined]
+    found = (
+        getattr(place, "batch_size", None) for owner in owners for place in (owner, getattr(owner, "hparams", None))
+    )
+    return next((size for size in found if is_integer(size, 1)), None)
 
 
 def _steps_as_lightning_does(module: nn.Module) -> bool:

@@ -189,9 +189,9 @@ class Topology:
         self._initialise(module, masks)
         self.masks.enforce()
 
-    def store(self, module: nn.Module) -> None:
+    def store(self, module: nn.Module, batch_size: int | None = None) -> None:
         """Store the weights as `layout` says, before optimizers are made."""
-        store_as_csr(module, self.masks.stored, self.layout)
+        store_as_csr(module, self.masks.stored, self.layout, batch_size)
         self._stored = set(sparse_layers(module))
         layers = {name: layer for name, layer in sparse_layers(module).items() if name in self.masks}
         self.masks.replace(self.masks.stored, layers, order=list(self.masks))

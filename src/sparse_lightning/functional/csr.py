@@ -55,8 +55,12 @@ def contains(positions: Tensor, queries: Tensor) -> Tensor:
     """
     if not len(positions):
         return torch.zeros_like(queries, dtype=torch.bool)
-    nearest = torch.searchsorted(positions, queries.contiguous()).clamp_(max=len(positions) - 1)
-    return positions[nearest] == queries
+    return positions[_nearest(positions, queries)] == queries
+
+
+def _nearest(positions: Tensor, queries: Tensor) -> Tensor:
+    """Where each query is among the sorted positions, or would be."""
+    return torch.searchsorted(positions, queries.contiguous()).clamp_(max=len(positions) - 1)
 
 
 def random_positions(
@@ -90,15 +94,24 @@ def random_positions(
 
 def _distinct(numel: int, count: int, generator: torch.Generator | None) -> Tensor:
     if numel <= _DENSE_SHARE * count:
-        return torch.randperm(numel, generator=generator)[:count].sort().values
+        return _sorted(torch.randperm(numel, generator=generator)[:count], numel)
     drawn = torch.empty(0, dtype=torch.int64)
     while missing := count - len(drawn):
         drawn = torch.unique(torch.cat([drawn, torch.randint(numel, (missing,), generator=generator)]))
     return drawn
 
 
+def _sorted(distinct: Tensor, numel: int) -> Tensor:
+    """Distinct positions below `numel` in order; many of them, so that marking each is faster than sorting."""
+    return torch.zeros(numel, dtype=torch.bool).index_fill_(0, distinct, True).nonzero().squeeze(1)
+
+
 def _nth_free(ranks: Tensor, taken: Tensor) -> Tensor:
     """The positions of the free elements of these ranks, where the sorted `taken` ones are not free."""
+    numel = int(max(taken[-1:].sum(), ranks[-1:].sum() + len(taken))) + 1
+    if numel <= _DENSE_SHARE * len(taken):  # then a list of all that are free takes less time than a search
+        free = torch.ones(numel, dtype=torch.bool, device=taken.device).index_fill_(0, taken, False)
+        return free.nonzero().squeeze(1)[ranks]
     free_before = taken - torch.arange(len(taken), device=taken.device)
     return ranks + torch.searchsorted(free_before, ranks, right=True)
 
@@ -186,14 +199,17 @@ def replace_positions(positions: Tensor, pruned: Tensor, grown: Tensor) -> tuple
     >>> replace_positions(torch.tensor([1, 2, 6]), pruned=torch.tensor([2]), grown=torch.tensor([7, 0]))
     (tensor([0, 1, 6, 7]), tensor([-1,  0,  2, -1]))
     """
-    if not contains(positions, pruned).all():
-        raise ValueError("Expected pruned positions to be active, got inactive ones among them")
     kept = torch.ones_like(positions, dtype=torch.bool)
-    kept[torch.searchsorted(positions, pruned.contiguous())] = False
+    if len(pruned):
+        found = _nearest(positions, pruned) if len(positions) else pruned
+        if not len(positions) or not positions[found].equal(pruned):
+            raise ValueError("Expected pruned positions to be active, got inactive ones among them")
+        kept[found] = False
     survivors = kept.nonzero().squeeze(1)
     if len(survivors) != len(positions) - len(pruned):
         raise ValueError("Expected distinct pruned positions, got one twice")
-    grown, old = grown.sort().values, positions[survivors]
+    in_order = bool((grown[1:] > grown[:-1]).all())  # as they are nearly always
+    grown, old = grown if in_order else grown.sort().values, positions[survivors]
     place = torch.searchsorted(old, grown) + torch.arange(len(grown), device=grown.device)
     stays = positions.new_ones(len(old) + len(grown), dtype=torch.bool).index_fill_(0, place, False)
     new = positions.new_empty(len(stays)).index_copy_(0, place, grown).masked_scatter_(stays, old)

@@ -99,6 +99,8 @@ def exchange(
     kept, dropped = positions[~pruned], positions[pruned]
     number = (len(positions) if count is None else count) - len(kept)
     grown = highest(scores, number, kept if regrow else positions, generator)
+    if not regrow:
+        return dropped, grown
     return dropped[~contains(grown, dropped)], grown[~contains(positions, grown)]
 
 

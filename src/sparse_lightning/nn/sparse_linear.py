@@ -251,8 +251,9 @@ class SparseLinear(nn.Module):
         tensor([4, 5])
         """
         positions, source = replace_positions(self.positions, pruned, grown)
-        order = grown.argsort()
-        in_order = grown_values[order] if isinstance(grown_values, Tensor) and grown_values.dim() else grown_values
+        in_order = grown_values
+        if isinstance(grown_values, Tensor) and grown_values.dim():
+            in_order = grown_values[grown.argsort()]
         self._place(positions, carry(self.values.detach(), source, in_order))
         return source
 
@@ -362,9 +363,10 @@ _ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sig
 
 
 def store_by_feature(network: nn.Module) -> int:
-    """Set `transposed_output` wherever two sparse layers of an nn.Sequential have elementwise functions alone between.
+    """Set `transposed_output` wherever a sparse layer of an nn.Sequential has elementwise functions alone after it.
 
-    Layers of any other order, and those with batch norm between them, stay as they are: they would be slower.
+    They end at another sparse layer or at a Linear. Layers of any other order, those with batch norm after them, and
+    those with a function in place, which would copy, stay as they are: they would be slower.
 
     Returns:
         How many layers store their outputs feature by feature from now on.
@@ -376,9 +378,9 @@ def store_by_feature(network: nn.Module) -> int:
     count = 0
     for module in network.modules():
         if isinstance(module, nn.Sequential):
-            layers = [layer for layer in module if not isinstance(layer, _ELEMENTWISE)]
+            layers = [each for each in module if not isinstance(each, _ELEMENTWISE) or getattr(each, "inplace", False)]
             for layer, following in pairwise(layers):
-                if isinstance(layer, SparseLinear) and isinstance(following, SparseLinear):
+                if isinstance(layer, SparseLinear) and isinstance(following, (SparseLinear, nn.Linear)):
                     layer.transposed_output, count = True, count + 1
     return count
 
