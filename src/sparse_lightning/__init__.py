@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from sparse_lightning.export.onnx import to_onnx
     from sparse_lightning.export.packed import load_safetensors, save_safetensors
     from sparse_lightning.export.semi_structured import is_n_m, to_semi_structured
+    from sparse_lightning.models.sparse_cnn import SparseCNN
     from sparse_lightning.models.sparse_mlp import SparseMLP
     from sparse_lightning.nn.k_winners import KWinners
     from sparse_lightning.nn.sparse_linear import SparseLinear, dense_state_dict
@@ -126,6 +127,7 @@ _NAMES = {
     "export.packed": ("load_safetensors", "save_safetensors"),
     "export.semi_structured": ("is_n_m", "to_semi_structured"),
     "export.inspection": ("sparsity_report", "topology_of"),
+    "models.sparse_cnn": ("SparseCNN",),
     "models.sparse_mlp": ("SparseMLP",),
     "nn.k_winners": ("KWinners",),
     "nn.sparse_linear": ("SparseLinear", "dense_state_dict"),
@@ -179,6 +181,7 @@ __all__ = [
     "SoftCannistraciHebbGrowth",
     "SoftGrowth",
     "SoftMagnitudePruning",
+    "SparseCNN",
     "SparseLinear",
     "SparseMLP",
     "StaticSparse",

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -139,17 +139,7 @@ class SparseMLP(LightningModule):
         # A checkpoint holds plain values, also where a configuration file or NumPy gave others.
         self.hparams.update({name: _plain(value) for name, value in self.hparams.items()})
         _check(self.hparams)
-        kwinners = partial(
-            KWinners,
-            percent_on=percent_on,
-            k_inference_factor=k_inference_factor,
-            boost_strength=boost_strength,
-            boost_strength_factor=boost_strength_factor,
-        )
-        options: dict[str, Any] = {} if activation == "relu" else {"activation": kwinners}
-        self.network = build_mlp(
-            input_size, num_classes, list(hidden_sizes), batch_norm=batch_norm, dropout=dropout, **options
-        )
+        self.network = self.build_network()
         hebbian = HebbianGrowth(count_validation=count_validation)
         self.prune_regrow = PruneRegrow(
             density=self.hparams["density"],
@@ -159,6 +149,16 @@ class SparseMLP(LightningModule):
             seed=self.hparams["seed"],
         )
         self._metrics = EpochMetrics()
+
+    def build_network(self) -> nn.Sequential:
+        """Return the layers; a subclass with others has them here."""
+        of = self.hparams
+        options: dict[str, Any] = {}
+        if of["activation"] == "kwinners":
+            names = ("percent_on", "k_inference_factor", "boost_strength", "boost_strength_factor")
+            options["activation"] = partial(KWinners, **{name: of[name] for name in names})
+        sizes = of["input_size"], of["num_classes"], of["hidden_sizes"]
+        return build_mlp(*sizes, batch_norm=of["batch_norm"], dropout=of["dropout"], **options)
 
     @property
     def schedule_needs_steps(self) -> bool:
@@ -261,8 +261,10 @@ class SparseMLP(LightningModule):
         self._log_epoch("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the metrics of an unfinished epoch."""
+        """Save the metrics of an unfinished epoch, and whether the model's own PruneRegrow trains it."""
         checkpoint["metrics"] = self._metrics.state_dict(self._sum_over_ranks)
+        callbacks = [] if self._trainer is None else self.trainer.callbacks  # type: ignore[attr-defined]
+        checkpoint["own_prune_regrow"] = self.prune_regrow in callbacks
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the masks, which the weights alone do not hold, and the metrics of an unfinished epoch."""
@@ -272,7 +274,7 @@ class SparseMLP(LightningModule):
             if shapes[0] != shapes[1]:
                 raise ValueError(f"Expected a checkpoint with {name} of shape {shapes[0]}, got {shapes[1]}")
         state = checkpoint.get("callbacks", {}).get(self.prune_regrow.state_key)
-        if state:
+        if state and checkpoint.get("own_prune_regrow", True):  # else it is another's, which loads it itself
             self._check_density(state["masks"])
             self.prune_regrow.start_from(state["masks"])
         is_first = self._trainer is None or self.trainer.is_global_zero
@@ -280,7 +282,7 @@ class SparseMLP(LightningModule):
 
     def extra_repr(self) -> str:
         """Return the arguments that differ from their defaults."""
-        parameters = inspect.signature(SparseMLP).parameters
+        parameters = inspect.signature(type(self)).parameters
         own = {name: value for name, value in self.hparams.items() if name in parameters}
         changed = (f"{name}={value!r}" for name, value in own.items() if value != _plain(parameters[name].default))
         return ", ".join(changed)
