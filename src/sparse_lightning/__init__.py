@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         SNFS,
         CHTs,
         CHTss,
+        DeepR,
         Dense,
         GraNet,
         HebbianRegrow,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         RandomRegrow,
         RigL,
         StaticSparse,
+        TopKAST,
     )
     from sparse_lightning.callbacks.prune_regrow import PruneRegrow
     from sparse_lightning.callbacks.redo import ReDo
@@ -77,6 +79,7 @@ _NAMES = {
     "callbacks.presets": (
         "ACDC",
         "CHTss",
+        "DeepR",
         "Dense",
         "CHTs",
         "CHT",
@@ -91,6 +94,7 @@ _NAMES = {
         "RandomRegrow",
         "RigL",
         "StaticSparse",
+        "TopKAST",
     ),
     "callbacks.prune_regrow": ("PruneRegrow",),
     "callbacks.redo": ("ReDo",),
@@ -148,6 +152,7 @@ __all__ = [
     "CoactivationTracker",
     "ConstantCount",
     "CountCriterion",
+    "DeepR",
     "Dense",
     "FixedDegreeGrowth",
     "GlobalMagnitude",
@@ -186,6 +191,7 @@ __all__ = [
     "SparseMLP",
     "StaticSparse",
     "SurvivorRedistribution",
+    "TopKAST",
     "WeightedHebbianPruning",
     "dense_state_dict",
     "is_n_m",

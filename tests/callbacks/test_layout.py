@@ -24,6 +24,7 @@ from sparse_lightning import (
     SNFS,
     CHTs,
     CHTss,
+    DeepR,
     GraNet,
     HebbianRegrow,
     PruneRegrow,
@@ -97,6 +98,7 @@ METHODS = {
     "dsr": (DSR, {"every_n_steps": 5, "prune_fraction": 0.3}),
     "snfs": (SNFS, {}),
     "snfs that redistributes": (SNFS, {"counts": "momentum", "regrow": False}),
+    "deep_r": (DeepR, {"l1": 0.01}),
     "gmp": (GMP, {"every_n_steps": 5}),
     "granet": (GraNet, {"every_n_steps": 5}),
     "mest": (MEST, {"initial_density": 0.6}),
@@ -140,7 +142,9 @@ def test_adam_follows_the_connections_too(method):
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
-@pytest.mark.parametrize("method", ["set", "rigl", "snfs", "hebbian", "gmp", "granet", "mest", "acdc", "cht", "chtss"])
+@pytest.mark.parametrize(
+    "method", ["set", "rigl", "snfs", "deep_r", "hebbian", "gmp", "granet", "mest", "acdc", "cht", "chtss"]
+)
 def test_a_resumed_training_gives_the_same_bits(method, tmp_path):
     kind, options = METHODS[method]
     straight, callback = Net(), kind(density=0.3, layout="csr", seed=2, **options)

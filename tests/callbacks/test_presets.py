@@ -76,13 +76,15 @@ def test_presets_are_the_criteria_that_their_papers_name():
         "cht": ("ChainRemoval", "CannistraciHebbGrowth", "uniform"),
         "chts": ("SoftMagnitudePruning", "SoftCannistraciHebbGrowth", "uniform"),
         "chtss": ("SoftMagnitudePruning", "SoftCannistraciHebbGrowth", "uniform"),
+        "top_kast": ("MagnitudePruning", "RandomGrowth", "uniform"),
+        "deep_r": ("SignedMagnitudePruning", "RandomGrowth", "uniform"),
         "lottery_ticket": ("MagnitudePruning", None, "uniform"),
         "hebbian": ("SignedMagnitudePruning", "HebbianGrowth", "uniform"),
         "random": ("SignedMagnitudePruning", "RandomGrowth", "uniform"),
         "static": ("SignedMagnitudePruning", None, "erk"),
     }
     fractions = [preset().prune_fraction for preset in PRESETS.values()]
-    assert fractions == [0.3, 0.3, 0.5, 0.05, 0.0, 0.5, 0.3, 0.0, 0.3, 0.3, 0.3, 0.0, 0.3, 0.3, 0.3]
+    assert fractions == [0.3, 0.3, 0.5, 0.05, 0.0, 0.5, 0.3, 0.0, 0.3, 0.3, 0.3, 0.0, 0.0, 0.0, 0.3, 0.3, 0.3]
 
 
 class Noting(RigL):

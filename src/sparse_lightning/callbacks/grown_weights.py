@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sparse_lightning.callbacks.masks import Masks
 from sparse_lightning.functional.checks import expect
-from sparse_lightning.functional.csr import contains
+from sparse_lightning.functional.csr import contains, look_up
 from sparse_lightning.functional.masks import derived_generator
 
 GrownWeightsName = Literal["zero", "random", "last"]
@@ -70,9 +70,7 @@ class GrownWeights:
         positions, values = self._last.get(name, (grown[:0], grown[:0]))
         if not len(positions):
             return 0.0
-        positions, values = positions.to(grown.device), values.to(grown.device)
-        nearest = torch.searchsorted(positions, grown).clamp(max=len(positions) - 1)
-        return torch.where(positions[nearest] == grown, values[nearest], 0.0)
+        return look_up(positions.to(grown.device), values.to(grown.device), grown)
 
     def _remember(self, name: str, dropped: Tensor, values: Tensor) -> None:
         known, before = (each.to(values.device) for each in self._last.get(name, (dropped[:0], values[:0])))

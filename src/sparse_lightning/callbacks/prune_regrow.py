@@ -112,7 +112,6 @@ class PruneRegrow(SparseTrainingHooks):
     """
 
     every_n_steps: int | None
-    initial: InitialName | Mapping[str, Tensor]
     pruning_early_stop: int
     log_topology: bool
 
@@ -243,7 +242,11 @@ class PruneRegrow(SparseTrainingHooks):
             ValueError: The first connections are chosen by the first batch, which only fit has.
         """
         by_batch = self._training.topology.by_first_batch and not self.masks
-        expect(not by_batch, "fit or start_from(masks) to choose the first connections", f"initial={self.initial!r}")
+        expect(
+            not by_batch,
+            "fit or start_from(masks) to choose the first connections",
+            f"initial={self._arguments['initial']!r}",
+        )
         self._training.sparsify(module, optimizers, loaded)
 
     def start_from(self, masks: Mapping[str, Tensor]) -> None:
@@ -262,7 +265,12 @@ class PruneRegrow(SparseTrainingHooks):
         self._training.announce(exact_fraction(factor), Fraction(0))
         self._training.rewire(list(self.masks), optimizers)
 
-    # What the hooks ask.
+    # What others ask.
+
+    @property
+    def acts_by_step(self) -> bool:
+        """Whether something is due between two batches of an epoch, so that they cannot be taken together."""
+        return self.every_n_steps is not None or self._training.topology.by_first_batch
 
     @cached_property  # Lightning asks for it at every hook of every step
     def state_key(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -40,6 +40,8 @@ class ReDo(Callback):
         ValueError: An argument is out of its range. At fit start: weights store their connections alone.
     """
 
+    acts_by_step = True  # between two batches of an epoch
+
     def __init__(self, threshold: float = 0.025, *, every_n_steps: int = 1000, seed: int = 0) -> None:
         expect(is_number(threshold) and threshold >= 0, "threshold of at least 0", threshold)
         expect(is_integer(every_n_steps, 1), "every_n_steps of at least 1", every_n_steps)

@@ -63,6 +63,18 @@ def _nearest(positions: Tensor, queries: Tensor) -> Tensor:
     return torch.searchsorted(positions, queries.contiguous()).clamp_(max=len(positions) - 1)
 
 
+def look_up(positions: Tensor, values: Tensor, queries: Tensor) -> Tensor:
+    """Return the value of each query's position, 0 where it has none.
+
+    >>> look_up(torch.tensor([1, 4]), torch.tensor([0.5, 0.7]), torch.tensor([4, 5]))
+    tensor([0.7000, 0.0000])
+    """
+    if not len(positions):
+        return values.new_zeros(len(queries))
+    nearest = _nearest(positions, queries)
+    return torch.where(positions[nearest] == queries, values[nearest], 0)
+
+
 def random_positions(
     numel: int, count: int, *, exclude: Tensor | None = None, generator: torch.Generator | None = None
 ) -> Tensor:

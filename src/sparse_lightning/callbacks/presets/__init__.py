@@ -4,6 +4,7 @@ from sparse_lightning.callbacks.presets.acdc import ACDC
 from sparse_lightning.callbacks.presets.cht import CHT
 from sparse_lightning.callbacks.presets.chts import CHTs
 from sparse_lightning.callbacks.presets.chtss import CHTss
+from sparse_lightning.callbacks.presets.deep_r import DeepR
 from sparse_lightning.callbacks.presets.dense import Dense
 from sparse_lightning.callbacks.presets.dsr import DSR
 from sparse_lightning.callbacks.presets.gmp import GMP
@@ -16,6 +17,7 @@ from sparse_lightning.callbacks.presets.rigl import RigL
 from sparse_lightning.callbacks.presets.set import SET
 from sparse_lightning.callbacks.presets.snfs import SNFS
 from sparse_lightning.callbacks.presets.static import StaticSparse
+from sparse_lightning.callbacks.presets.top_kast import TopKAST
 from sparse_lightning.callbacks.prune_regrow import PruneRegrow
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "SNFS",
     "CHTs",
     "CHTss",
+    "DeepR",
     "Dense",
     "GraNet",
     "HebbianRegrow",
@@ -36,6 +39,7 @@ __all__ = [
     "RandomRegrow",
     "RigL",
     "StaticSparse",
+    "TopKAST",
 ]
 
 PRESETS: dict[str, type[PruneRegrow]] = {
@@ -50,6 +54,8 @@ PRESETS: dict[str, type[PruneRegrow]] = {
     "cht": CHT,
     "chts": CHTs,
     "chtss": CHTss,
+    "top_kast": TopKAST,
+    "deep_r": DeepR,
     "lottery_ticket": LotteryTicket,
     "hebbian": HebbianRegrow,
     "random": RandomRegrow,

@@ -4,9 +4,6 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from sparse_lightning.callbacks.prune_regrow import PruneRegrow
-from sparse_lightning.callbacks.redo import ReDo
-from sparse_lightning.callbacks.saliency import SALIENCIES
 from sparse_lightning.datamodules.mnist import MNISTDataModule
 from sparse_lightning.models.sparse_mlp import SparseMLP
 
@@ -49,8 +46,5 @@ def train_in_lists(trainer: Trainer, model: LightningModule, data: Any) -> bool:
 
 def _by_epoch(callback: Any) -> bool:
     """Return whether a callback is known to do nothing between two batches that depends on their number."""
-    if isinstance(callback, PruneRegrow):
-        return callback.every_n_steps is None and callback.initial not in SALIENCIES
-    if isinstance(callback, ReDo):
-        return False
-    return type(callback).__module__.startswith(("lightning.pytorch.", "sparse_lightning."))
+    known = type(callback).__module__.startswith(("lightning.pytorch.", "sparse_lightning."))
+    return not getattr(callback, "acts_by_step", not known)
