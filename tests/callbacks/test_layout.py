@@ -245,14 +245,14 @@ class Images(nn.Module):
         return self.head(F.relu(self.wide(F.relu(self.conv(images[:, None])).flatten(1))))
 
 
-def test_auto_stores_what_is_faster_and_says_what_not(caplog):
+def test_auto_stores_what_is_faster_and_says_what_not(caplog, capsys):
     model, callback = Net(Images), StaticSparse(density={"*wide": 0.02, "*": 0.5}, layout="auto")
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
         fit(model, callback, epochs=1)
     assert isinstance(model.network.wide, SparseLinear)
     assert isinstance(model.network.head, nn.Linear)
-    said = "layout='auto', by batches of unknown size: csr for network.wide; masked for network.conv (a Conv1d), "
-    assert said + "network.head ((4, 8000) at density 0.5" in caplog.text
+    layers = "csr for network.wide; masked for network.conv (a Conv1d), network.head ((4, 8000) at density 0.5"
+    assert f"layout='auto', by batches of unknown size: {layers}" in caplog.text + capsys.readouterr().err
     assert list(callback.masks) == ["network.conv.weight", "network.wide.weight", "network.head.weight"]
     assert not pays(100 * 784, 15680)
 
@@ -263,10 +263,10 @@ class Sized(Net):
     batch_size = 100
 
 
-def test_auto_goes_by_the_batch_size_where_it_is_said(caplog):
+def test_auto_goes_by_the_batch_size_where_there_is_one(caplog, capsys):
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
         fit(Sized(), StaticSparse(density=0.5, layout="auto"), epochs=1)
-    assert "layout='auto', by batches of 100: csr for none" in caplog.text
+    assert "layout='auto', by batches of 100: csr for none" in caplog.text + capsys.readouterr().err
     assert pays(1000**2, 150_000, batch_size=100)
     assert not pays(1000**2, 150_000, batch_size=512)
     assert not pays(1000**2, 150_000)
