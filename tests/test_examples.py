@@ -40,6 +40,19 @@ def test_a_dense_checkpoint_becomes_sparse_at_once_or_gradually():
     assert min(accuracies.values()) > 0.5
 
 
+def test_the_notebook_runs_and_keeps_what_it_printed(monkeypatch, tmp_path):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(ROOT / "examples" / "hebbian_growth.ipynb", 4)
+    kept = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(kept)
+    assert sum("best val_acc" in line for line in kept[0][0].text.splitlines()) == 16
+    monkeypatch.setenv("STUDY_OVERRIDES", "seed=0,1 trainer.max_epochs=2 trainer.limit_train_batches=12")
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
+    printed = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    assert "Hebbian minus random" in printed[2][0].text
+    assert "image/png" in printed[3][0].data
+
+
 def test_lightning_cli_takes_a_method_from_yaml(monkeypatch, tmp_path, capsys):
     pytest.importorskip("jsonargparse")
     short = [f"--trainer.{name}={str(value).lower()}" for name, value in SHORT.items()]
