@@ -224,6 +224,7 @@ def _trainer_steps(seed: int, folder: Path) -> dict[str, float]:
 def figure(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw time and memory of a step against density, as a picture."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     plt.switch_backend("agg")
     steps = {record["name"]: record for record in records if record["part"] == "step"}
@@ -245,6 +246,7 @@ def figure(records: Sequence[Mapping[str, Any]], path: Path) -> None:
         ticks = {"xticks": DENSITIES, "xticklabels": [f"{density:.0%}" for density in DENSITIES]}
         title = f"a step, batch {batch}" if unit == "milliseconds" else "what a step holds"
         axes.set(xscale="log", yscale="log", xlabel="density", ylabel=unit, title=title, **ticks)
+        axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
         axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
     every[0].legend(frameon=False)
