@@ -139,6 +139,26 @@ def test_a_convolution_is_chosen_too(fit, data, way):
     assert sum(active(callback.masks)) == 30
 
 
+def test_correlation_connects_inputs_that_vary_together(fit, data):
+    torch.manual_seed(4)
+    data.inputs = torch.randn(20, 2)[:, [0, 0, 0, 1, 1, 1]] + 0.01 * torch.randn(20, 6)
+    network = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+    callback = PruneRegrow(density=0.25, initial="correlation", growth=None, seed=0)
+    fit(Forward(network), callback, epochs=1)
+    first, second = callback.masks.values()
+    assert (int(first.sum()), int(second.sum())) == (18, 9)
+    units = torch.arange(12).unsqueeze(1) % 6 // 3
+    assert bool((units == torch.arange(6) // 3)[first].all())
+
+
+def test_correlation_needs_the_layer_that_receives_the_batch(fit, data):
+    network = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+    with pytest.raises(
+        ValueError, match=r"first layer 'network.2.weight' of 6 inputs, as the batch has.*got \[3, 12\]"
+    ):
+        fit(Forward(network), PruneRegrow(density=0.25, initial="correlation", include="network.2"))
+
+
 def test_very_few_connections_empty_no_layer(fit, data):
     network = nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 3))
     callback = PruneRegrow(density=0.01, initial="synflow", growth=None)

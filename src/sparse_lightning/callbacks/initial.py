@@ -13,7 +13,9 @@ from sparse_lightning.functional.csr import random_positions
 from sparse_lightning.functional.masks import choose, derived_generator, mask_of, positions_of, receptive_field
 from sparse_lightning.functional.structure import Structure
 
-InitialName = Literal["auto", "random", "magnitude", "nonzero", "receptive_field", "snip", "grasp", "synflow"]
+InitialName = Literal[
+    "auto", "random", "magnitude", "nonzero", "receptive_field", "snip", "grasp", "synflow", "correlation"
+]
 InitializationName = Literal["dense", "fan_in"]
 
 
@@ -37,8 +39,9 @@ def first_mask(
             the weights that are not zero, filled up at random. ``"auto"`` is ``"nonzero"`` where a weight has a
             topology (see :func:`has_topology`), else ``"magnitude"`` for trained weights and ``"random"`` for
             others. ``"receptive_field"`` draws mostly units of like place, see
-            :func:`~sparse_lightning.functional.masks.receptive_field`. ``"snip"``, ``"grasp"`` and ``"synflow"`` begin
-            dense and choose by the first batch, see :func:`~sparse_lightning.callbacks.saliency.saliency_masks`.
+            :func:`~sparse_lightning.functional.masks.receptive_field`. ``"snip"``, ``"grasp"``, ``"synflow"`` and
+            ``"correlation"`` begin dense and choose by the first batch, see
+            :func:`~sparse_lightning.callbacks.saliency.saliency_masks`.
         loaded: Whether the weights were trained: they come from a checkpoint, or the model looks trained.
         structure: What the connections that are drawn or taken by magnitude have to keep.
 

@@ -77,8 +77,9 @@ class PruneRegrow(SparseTrainingHooks):
             :class:`~sparse_lightning.callbacks.selection.Selection` for both.
         exclude: Globs of what to leave dense.
         initial: Where the first connections come from: ``"random"``, ``"magnitude"``, ``"nonzero"``, ``"auto"``, which
-            chooses between these by the weights, ``"receptive_field"``, by the first batch ``"snip"``, ``"grasp"`` or
-            ``"synflow"``, or masks by parameter name. See :func:`~sparse_lightning.callbacks.initial.first_mask`.
+            chooses between these by the weights, ``"receptive_field"``, by the first batch ``"snip"``, ``"grasp"``,
+            ``"synflow"`` or ``"correlation"``, or masks by parameter name. See
+            :func:`~sparse_lightning.callbacks.initial.first_mask`.
         every_n_epochs: Epochs between two rewirings; 1 if neither this nor `every_n_steps` is given.
         every_n_steps: Optimizer steps between two rewirings.
         start: The first epoch, or step, at which to rewire; both count from 0.

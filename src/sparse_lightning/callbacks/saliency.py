@@ -1,4 +1,4 @@
-"""The first connections of a model chosen by what they do on its first batch: SNIP, GraSP and SynFlow."""
+"""The first connections of a model chosen by what they do on its first batch: SNIP, GraSP, SynFlow, and CSTI."""
 
 import copy
 from collections.abc import Mapping
@@ -8,11 +8,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from sparse_lightning.functional.masks import choose, derived_generator
+from sparse_lightning.functional.csr import random_positions
+from sparse_lightning.functional.masks import choose, derived_generator, mask_of
 from sparse_lightning.functional.redistribution import among_largest
-from sparse_lightning.functional.saliency import grasp, snip, synflow
+from sparse_lightning.functional.saliency import correlation, grasp, snip, synflow
 
-SaliencyName = Literal["snip", "grasp", "synflow"]
+SaliencyName = Literal["snip", "grasp", "synflow", "correlation"]
 SALIENCIES: tuple[str, ...] = get_args(SaliencyName)
 SYNFLOW_ROUNDS = 100
 
@@ -22,12 +23,15 @@ def saliency_masks(
 ) -> dict[str, Tensor]:
     """Choose the connections with the highest scores of all these weights together, at least one of each.
 
+    ``"correlation"`` (CSTI) chooses for the first layer alone, see
+    :func:`~sparse_lightning.functional.saliency.correlation`, and draws those of the others; each has its own number.
+
     A copy of the model takes the batch in its ``training_step``, or for SynFlow ones of the shape of the batch's first
     tensor in ``forward``, so that the model, its logs and PyTorch's random state stay as they are. On several processes
     scores are averaged.
 
     Args:
-        way: ``"snip"``, ``"grasp"`` or ``"synflow"``, which prunes in 100 rounds.
+        way: ``"snip"``, ``"grasp"``, ``"synflow"``, which prunes in 100 rounds, or ``"correlation"``.
         trainer: The Trainer.
         module: The model, with all its weights.
         counts: How many connections each weight would have; their sum is how many are chosen.
@@ -38,9 +42,11 @@ def saliency_masks(
         The masks, by parameter name.
 
     Raises:
-        ValueError: The model steps its optimizers itself, its ``training_step`` returns no loss, or for SynFlow its
-            ``forward`` returns no tensor.
+        ValueError: The model steps its optimizers itself, its ``training_step`` returns no loss, for SynFlow its
+            ``forward`` returns no tensor, or for the correlation the first layer does not receive the batch itself.
     """
+    if way == "correlation":
+        return _correlation_masks(trainer, module, counts, batch, seed)
     if not module.automatic_optimization:
         raise ValueError(f"Expected automatic optimization for initial={way!r}, got manual optimization")
     with torch.random.fork_rng(), torch.enable_grad(), torch.inference_mode(False):
@@ -79,6 +85,25 @@ def _synflow_masks(twin: LightningModule, counts: Mapping[str, int], batch: Any,
         masks = _highest(scores, left, seed)
         for name, mask in masks.items():
             weights[name].data.mul_(mask)
+    return masks
+
+
+def _correlation_masks(
+    trainer: Trainer, module: LightningModule, counts: Mapping[str, int], batch: Any, seed: int
+) -> dict[str, Tensor]:
+    """Connect the first layer to inputs that vary together, and draw the connections of the others."""
+    weights, (first, *others) = _weights(module, counts), counts
+    inputs, shape = _first_tensor(batch).flatten(1), weights[first].shape
+    if len(shape) != 2 or inputs.shape[1] != shape[1]:
+        raise ValueError(
+            f"Expected a first layer {first!r} of {inputs.shape[1]} inputs, as the batch has, for "
+            f"initial='correlation', got {list(shape)}"
+        )
+    scores: Any = trainer.strategy.reduce(correlation(inputs, shape[0]), reduce_op="mean")
+    masks = {first: choose(scores, counts[first], torch.ones_like(scores).bool(), derived_generator(seed, 0, first))}
+    for name in others:
+        drawn = random_positions(weights[name].numel(), counts[name], generator=derived_generator(seed, 0, name))
+        masks[name] = mask_of(drawn, weights[name].shape).to(weights[name].device)
     return masks
 
 

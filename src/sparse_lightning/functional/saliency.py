@@ -72,6 +72,32 @@ def synflow(output: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
     return [(weight * each).detach() for weight, each in zip(weights, _gradients(output.sum(), weights), strict=True)]
 
 
+def correlation(inputs: Tensor, outputs: int) -> Tensor:
+    """Return how strongly input units vary together: |Pearson's r| (CSTI, Zhang et al. 2024).
+
+    "Epitopological learning and Cannistraci-Hebb network shape intelligence brain-inspired theory for ultra-sparse
+    advantage in deep learning", ICLR: output units stand for the input units, one after the other and again from the
+    first where there are more of them, and are connected to those that theirs correlates with.
+
+    Args:
+        inputs: Samples of the input units, (batch, in).
+        outputs: Number of output units.
+
+    Returns:
+        The score of each connection, (outputs, in), in [0, 1]; 0 for a unit that never varies.
+
+    >>> correlation(torch.tensor([[1.0, -2.0, 5.0], [2.0, -4.0, 5.0]]), 2)
+    tensor([[1., 1., 0.],
+            [1., 1., 0.]])
+    """
+    centred = inputs.double() - inputs.double().mean(0)
+    lengths = centred.norm(dim=0)
+    scores = (centred.T @ centred / (lengths.unsqueeze(1) * lengths)).abs().nan_to_num(0.0).clamp(max=1.0)
+    rows = torch.arange(outputs, device=inputs.device) % inputs.shape[1]
+    found: Tensor = scores.index_select(0, rows).to(inputs.dtype)
+    return found
+
+
 def _gradients(output: Tensor, weights: Sequence[Tensor], create_graph: bool = False) -> list[Tensor]:
     found = torch.autograd.grad(output, list(weights), create_graph=create_graph, allow_unused=True)
     return [torch.zeros_like(one) if two is None else two for one, two in zip(weights, found, strict=True)]
