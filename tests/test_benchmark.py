@@ -5,6 +5,7 @@ from pathlib import Path
 
 import benchmark
 import pytest
+import torch
 from benchmarks import steps
 from benchmarks.measuring import Row, measure, summarise, table
 from common import script
@@ -65,3 +66,19 @@ def test_a_part_that_there_is_not_is_refused(monkeypatch, capsys):
         benchmark.main()
     wanted = f"Expected parts among {', '.join(benchmark.PARTS)}, got 'speed'"
     assert wanted in capsys.readouterr().err
+
+
+def test_masks_of_an_update_are_those_that_a_rewiring_by_rigl_makes(monkeypatch, capsys):
+    from benchmarks import peers
+
+    monkeypatch.setattr(peers, "SHAPES", ((10, 12), (8, 4, 3, 3)))
+    for weight, mask, gradient, fraction in peers.cases(ties=False):
+        masks = peers.ours(weight, mask, gradient, fraction)
+        pruned = int(float(fraction) * int(mask.sum()) + 1e-9)
+        kept = torch.zeros_like(mask).flatten()
+        kept[weight.abs().flatten().topk(int(mask.sum()) - pruned).indices] = True
+        grown = gradient.abs().flatten().masked_fill(kept, -1).topk(pruned).indices
+        assert masks.equal(kept.index_fill(0, grown, True).view_as(mask))
+    monkeypatch.setattr(peers, "SEEDS", 1)
+    peers.main()
+    assert "| sparsimony |" in capsys.readouterr().out
