@@ -71,8 +71,8 @@ class Topology:
         if self.by_first_batch:
             expect(layout == "masked", f"layout='masked' for initial={initial!r}, which begins dense", layout)
         if self.by_first_batch or initial == "receptive_field":
-            plain = selection.structure is None
-            expect(plain, f"structure=None for initial={initial!r}, which keeps none", selection.structure)
+            if selection.structure is not None:
+                raise ValueError(f"Expected structure=None for initial={initial!r}, which keeps none, got one")
         if not isinstance(initial, str):
             self.start_from(initial)
 
