@@ -70,9 +70,8 @@ class Topology:
         named("initial", self._initial, dict.fromkeys(get_args(InitialName)))
         if self.by_first_batch:
             expect(layout == "masked", f"layout='masked' for initial={initial!r}, which begins dense", layout)
-        if self.by_first_batch or initial == "receptive_field":
-            if selection.structure is not None:
-                raise ValueError(f"Expected structure=None for initial={initial!r}, which keeps none, got one")
+        if (self.by_first_batch or initial == "receptive_field") and selection.structure is not None:
+            raise ValueError(f"Expected structure=None for initial={initial!r}, which keeps none, got one")
         if not isinstance(initial, str):
             self.start_from(initial)
 

@@ -81,7 +81,9 @@ def by_level(findings: Findings, factor: str, metric: Metric) -> Figure:
 def paired_differences(findings: Findings, metric: Metric) -> Figure:
     """Every pair's difference, with their mean and its 95% interval; a row for each comparison."""
     pairs, scale = findings.comparisons, metric.scale
-    axes = _rows([f"{pair.arm} minus {pair.reference}" for pair in pairs])
+    references = {pair.reference for pair in pairs}
+    one = len(references) == 1 and len(pairs) > 1  # then it is named once, below the figure
+    axes = _rows([pair.arm if one else f"{pair.arm} minus {pair.reference}" for pair in pairs])
     for height, pair in zip(range(len(pairs), 0, -1), pairs, strict=True):
         values = scale * differences(findings.table, pair.arm, pair.reference, metric.name).to_numpy(dtype=float)
         row = scale * row_of(pair.main, metric.name)[["low", "high", "difference"]].astype(float)
@@ -90,7 +92,8 @@ def paired_differences(findings: Findings, metric: Metric) -> Figure:
         axes.plot(row[["low", "high"]], [height - 0.12] * 2, "k-", linewidth=2)
         axes.plot(row["difference"], height - 0.12, "kD", markersize=5)
     axes.axvline(0, color="#666666", linewidth=0.9)
-    axes.set(xlabel=metric.difference_unit or metric.title)
+    unit = metric.difference_unit or metric.title
+    axes.set(xlabel=_broken(f"{unit}, minus {pairs[0].reference}", 56) if one else unit)
     return _figure(axes)
 
 
@@ -230,7 +233,8 @@ def _line(axes: Axes, rows: pd.DataFrame, name: str, scale: float, number: int, 
 
 def _broken(words: str, width: int) -> str:
     """An arm on several lines, broken after its settings, and cut where it would fill the figure."""
-    return textwrap.fill(_cut(words.replace(",", ", ")), width)
+    spaced = _cut(words.replace(", ", ",").replace(",", ", ").replace("(", "( "))
+    return textwrap.fill(spaced, width).replace("( ", "(")
 
 
 def _cut(words: str) -> str:
