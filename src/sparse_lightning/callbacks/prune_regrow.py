@@ -20,13 +20,8 @@ from sparse_lightning.callbacks.sparse_training import SparseTraining
 from sparse_lightning.callbacks.summary import summary
 from sparse_lightning.callbacks.timing import Timing
 from sparse_lightning.callbacks.topology import Topology
-from sparse_lightning.criteria.base import (
-    BlockwiseGrowthCriterion,
-    CountCriterion,
-    GrowthCriterion,
-    LayerView,
-    PruningCriterion,
-)
+from sparse_lightning.criteria.base import BlockwiseGrowthCriterion as Blockwise
+from sparse_lightning.criteria.base import CountCriterion, Criterion, GrowthCriterion, LayerView, PruningCriterion
 from sparse_lightning.criteria.counts import COUNTS, CountName
 from sparse_lightning.criteria.growth import GROWTH, GrowthName, RandomGrowth
 from sparse_lightning.criteria.pruning import PRUNING, PruningName
@@ -41,6 +36,12 @@ from sparse_lightning.functional.schedules import (
     ScheduleName,
 )
 from sparse_lightning.functional.structure import structure_of
+
+# What a resumed run has to share with the one before, beside its criteria.
+_SETTINGS = (
+    *("density", "initial_density", "density_schedule", "distribution", "structure", "include", "exclude"),
+    *("grown_weights", "layout", "seed"),
+)
 
 
 class PruneRegrow(SparseTrainingHooks):
@@ -152,11 +153,7 @@ class PruneRegrow(SparseTrainingHooks):
         self.pruning = criterion("pruning", pruning, PRUNING, PruningCriterion)
         self.counts = criterion("counts", counts or "constant", COUNTS, CountCriterion)
         included = None if include is None else patterns("include", include)
-        way = (
-            named("density_schedule", density_schedule, DENSITY_SCHEDULES)
-            if isinstance(density_schedule, str)
-            else density_schedule
-        )
+        way = choice("density_schedule", density_schedule, DENSITY_SCHEDULES)
         spread = named("distribution", distribution, DENSITIES)
         excluded = patterns("exclude", exclude)
         kept = None if structure is None else structure_of(structure)
@@ -164,6 +161,7 @@ class PruneRegrow(SparseTrainingHooks):
         expect(constant, "counts=None with a structure, whose numbers stay", self.counts)
         selection = Selection(density, prune_fraction, included, excluded, spread, initial_density, way, kept)
         scheduled = choice("schedule", schedule, SCHEDULES)
+        criteria: list[Criterion] = [each for each in (self.growth, self.pruning, self.counts) if each is not None]
         asked = self.target_counts, self.prune_mask, self._scores_or_blocks
         self._training = SparseTraining(
             topology=Topology(selection, initial, initialization, layout),
@@ -171,11 +169,9 @@ class PruneRegrow(SparseTrainingHooks):
             decisions=Decisions(*asked, self.pruning.refine, regrow, self.counts.redistributes, kept),
             factor=self.fraction_factor,
             grown_weights=GrownWeights(grown_weights, actual_fan_in=initialization == "fan_in"),
-            criteria=[each for each in (self.growth, self.pruning, self.counts) if each is not None],
+            criteria=criteria,
             reset_optimizers=optimizer_state == "reset",
-            reads_gradient=any(
-                each is not None and each.reads_gradient for each in (self.growth, self.pruning, self.counts)
-            ),
+            reads_gradient=any(each.reads_gradient for each in criteria),
             seed=seed,
         )
 
@@ -283,11 +279,14 @@ class PruneRegrow(SparseTrainingHooks):
     @property
     def _moves(self) -> bool:
         scheduled = self._training.topology.selection.initial_density is not None
-        return scheduled or self.growth is not None or type(self).growth_scores is not PruneRegrow.growth_scores
+        return scheduled or self.growth is not None or self._has_own_scores
+
+    @property
+    def _has_own_scores(self) -> bool:
+        return type(self).growth_scores is not PruneRegrow.growth_scores
 
     def _scores_or_blocks(self, layer: LayerView) -> Tensor | Iterable[Tensor]:
-        overridden = type(self).growth_scores is not PruneRegrow.growth_scores
-        if isinstance(self.growth, BlockwiseGrowthCriterion) and not overridden:
+        if isinstance(self.growth, Blockwise) and not self._has_own_scores:
             return self.growth.score_blocks(layer)
         return self.growth_scores(layer)
 
@@ -297,19 +296,7 @@ class PruneRegrow(SparseTrainingHooks):
 
     def _settings(self) -> dict[str, str]:
         """What a resumed run has to share with the one before, in words."""
-        names = (
-            "density",
-            "initial_density",
-            "density_schedule",
-            "distribution",
-            "structure",
-            "include",
-            "exclude",
-            "grown_weights",
-            "layout",
-            "seed",
-        )
-        return {name: repr(self._arguments[name]) for name in names} | {
+        return {name: repr(self._arguments[name]) for name in _SETTINGS} | {
             "density_schedule": in_words(self._arguments["density_schedule"]),
             "growth": repr(self.growth),
             "pruning": repr(self.pruning),

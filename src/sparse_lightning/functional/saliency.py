@@ -73,7 +73,7 @@ def synflow(output: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
 
 
 def correlation(inputs: Tensor, outputs: int) -> Tensor:
-    """Return how strongly input units vary together: |Pearson's r| (CSTI, Zhang et al. 2024).
+    """Return how strongly input units vary together: the absolute value of Pearson's r (CSTI, Zhang et al. 2024).
 
     "Epitopological learning and Cannistraci-Hebb network shape intelligence brain-inspired theory for ultra-sparse
     advantage in deep learning", ICLR: output units stand for the input units, one after the other and again from the
