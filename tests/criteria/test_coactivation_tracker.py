@@ -284,6 +284,17 @@ def test_one_of_several_batches_is_counted_and_the_first_after_a_reset(every, sh
     assert tracker.samples == {"0.weight": rows}
 
 
+def test_a_reset_within_a_batch_that_was_left_out_counts_the_next_one():
+    network, tracker = nn.Sequential(nn.Linear(3, 2)), CoactivationTracker(every_n_batches=4)
+    tracker.attach(network, ["0.weight"])
+    for batch in range(4):
+        network(torch.randn(1, 3))
+        if batch == 2:
+            tracker.reset()  # in the optimizer's step
+        tracker.count()
+    assert tracker.samples == {"0.weight": 1}
+
+
 def test_a_saved_tracker_goes_on_with_the_batch_that_comes_next():
     trackers = [CoactivationTracker(every_n_batches=3) for _ in range(2)]
     network = nn.Sequential(nn.Linear(3, 2))

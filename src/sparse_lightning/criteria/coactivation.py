@@ -56,7 +56,7 @@ class CoactivationTracker:
         self._module: nn.Module | None = None
         self._names: tuple[str, ...] = ()
         self._calls: LayerCalls | None = None
-        self._batch = 0
+        self._wait = 0
 
     def __repr__(self) -> str:
         return f"CoactivationTracker({', '.join(self.counting.options())})"
@@ -88,7 +88,7 @@ class CoactivationTracker:
             ValueError: `read_at` names a layer that is not among the names or a module that does not exist.
         """
         self.detach()
-        self._calls = LayerCalls(module, names, self.counting, self._batch)
+        self._calls = LayerCalls(module, names, self.counting, self._wait)
         self._module, self._names = module, tuple(names)
         weights, shapes = named_weights(module), weight_shapes(module)
         for name in names:
@@ -110,17 +110,17 @@ class CoactivationTracker:
         if self._calls is not None and self._module is not None:
             for call in self._calls.take():
                 self._add(call)
-            self._batch += self._module.training  # a resumed run may leave out the validation before it
-            self._calls.batch = self._batch
+            if self._module.training:  # a resumed run may leave out the validation before it
+                self._wait = self._calls.advance()
 
     def reset(self) -> None:
         """Start again from zero, with the layers that the model has now if some were replaced."""
         for name, counts in self._counts.items():
             self._counts[name] = torch.zeros_like(counts, dtype=torch.float32)
             self.samples[name] = 0
-        self._batch = 0
+        self._wait = 0
         if self._calls is not None:
-            self._calls.batch = 0
+            self._calls.wait = 0
         if self._module is not None and self._calls and not self._calls.is_current(self._module, self._names):
             self.attach(self._module, self._names)
 
@@ -151,7 +151,7 @@ class CoactivationTracker:
         """Counts and samples by parameter name; a collective operation when training is distributed."""
         totals = {name: _sum_over_ranks(counts) for name, counts in self._counts.items()}
         samples = {name: int(_sum_over_ranks(totals[name].new_tensor(self.samples[name]))) for name in totals}
-        return {"counts": totals, "samples": samples, "batch": self._batch}
+        return {"counts": totals, "samples": samples, "wait": self._wait}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from saved counts, which are those of all ranks: the first rank takes them, others start at 0."""
@@ -160,7 +160,7 @@ class CoactivationTracker:
             name: counts.clone() if first else torch.zeros_like(counts) for name, counts in state["counts"].items()
         }
         self.samples = {name: count if first else 0 for name, count in state["samples"].items()}
-        self._batch = state.get("batch", 0)
+        self._wait = state.get("wait", 0)
 
     def __eq__(self, other: object) -> bool:
         """Whether another tracker counts the same way."""

@@ -46,10 +46,10 @@ class Counting:
         every = self.every_n_batches
         expect(every is None or is_integer(every, 1), "every_n_batches of at least 1 or None", every)
 
-    def is_counted(self, batch: int, inputs: Tensor) -> bool:
-        """Return whether a layer that receives these inputs is counted in a batch, numbered since the last rewiring."""
+    def interval(self, inputs: Tensor) -> int:
+        """Return of how many batches one is counted of a layer that receives these inputs."""
         many = inputs.dim() > (2 if inputs.is_floating_point() else 1)  # an embedding receives indices
-        return batch % (self.every_n_batches or (SAMPLED_EVERY if many else 1)) == 0
+        return self.every_n_batches or (SAMPLED_EVERY if many else 1)
 
     def activity(self, values: Tensor, layer: nn.Module) -> Tensor:
         """Return where values of a layer's input or output units are active."""

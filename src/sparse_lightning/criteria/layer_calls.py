@@ -62,10 +62,10 @@ class LayerCalls:
         module: The model.
         names: Names of the parameters whose layers are recorded.
         counting: Which calls are recorded, and what is active in them.
-        batch: The number of the batch that comes next, since the last rewiring.
+        wait: How many batches come before the next one that is counted of layers of which not every batch is.
 
     Attributes:
-        batch: The number of the batch that is recorded.
+        wait: How many batches are left out before the next one, of layers of which not every batch is recorded.
         uncountable: Those of `names` that belong to no layer that can be recorded.
 
     Raises:
@@ -77,11 +77,12 @@ class LayerCalls:
         module: nn.Module,
         names: Collection[str],
         counting: Counting,
-        batch: int = 0,
+        wait: int = 0,
     ) -> None:
         layers = countable_layers(module, names)
         self.uncountable = [name for name, found in layers.items() if not found]
-        self.batch, self._counting, self._compiled = batch, counting, _is_compiled(module)
+        self.wait, self._counting, self._compiled = wait, counting, _is_compiled(module)
+        self._interval = 1  # the longest of the layers recorded since `advance`
         self._modules = {id(each): each for each in module.modules()}  # kept, so that their ids stay their own
         self._places = {id(each): name for name, each in module.named_modules()}
         self._names = _names_by_layer(layers)
@@ -141,6 +142,13 @@ class LayerCalls:
         self._known.clear()
         return calls
 
+    def advance(self) -> int:
+        """Return how many batches are to be left out now, after one was trained on."""
+        # By what was recorded: after a rewiring within a batch, that batch may have been left out.
+        self.wait = self._interval - 1 if self._interval > 1 else max(self.wait - 1, 0)
+        self._interval = 1
+        return self.wait
+
     def _layer_hook(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         inputs = args[0] if args else next(iter(kwargs.values()), None)
         if isinstance(inputs, Tensor) and isinstance(output, Tensor) and self._is_recorded(layer, inputs):
@@ -186,13 +194,17 @@ class LayerCalls:
         """Whether this call of a layer, and not of a copy of it, is recorded."""
         if not (layer.training or self._counting.count_validation) or id(layer) not in self._names:
             return False
-        if not self._counting.is_counted(self.batch, inputs):
+        interval = self._counting.interval(inputs) if layer.training else 1
+        if interval > 1 and self.wait:
             return False
         if torch._C._current_graph_task_id() != -1:  # activation checkpointing repeats the forward pass in the backward
             return False
         # Nor is one of a transformed function, such as vmap and grad of torch.func, whose tensors do not outlive it.
         transformed = torch._C._functorch.maybe_current_level() is not None
-        return not transformed and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if transformed or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            return False
+        self._interval = max(self._interval, interval)
+        return True
 
     def _record(self, layer: nn.Module, inputs: Tensor, output: Tensor) -> None:
         """Begin a call of a layer."""
