@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from common import Model
+from lightning.pytorch import Callback
 from torch import nn
 from watching import Keep, Watch, active, clones, equal_states
 
@@ -126,6 +127,19 @@ def test_a_resumed_training_keeps_what_was_chosen(fit, net, tmp_path, way, step)
     callbacks = [PruneRegrow(density=0.25, initial=way, seed=0) for _ in range(2)]
     fit(straight, callbacks[0], Keep(tmp_path), epochs=3)
     fit(resumed, callbacks[1], epochs=3, ckpt_path=tmp_path / f"{step}.ckpt")
+    equal_states(dict(straight.state_dict()), dict(resumed.state_dict()))
+
+
+def test_a_checkpoint_from_before_the_first_batch_is_chosen_for_when_it_is_resumed(fit, net, tmp_path):
+    class Save(Callback):
+        def on_train_start(self, trainer, pl_module):
+            trainer.save_checkpoint(tmp_path / "start.ckpt")
+
+    straight, resumed = Forward(copy.deepcopy(net)), Forward(copy.deepcopy(net))
+    callbacks = [PruneRegrow(density=0.25, initial="snip", seed=0) for _ in range(2)]
+    fit(straight, callbacks[0], Save(), epochs=2)
+    fit(resumed, callbacks[1], epochs=2, ckpt_path=tmp_path / "start.ckpt")
+    assert sum(active(callbacks[1].masks)) == 34
     equal_states(dict(straight.state_dict()), dict(resumed.state_dict()))
 
 

@@ -25,8 +25,10 @@ from sparse_lightning import (
     CHTs,
     CHTss,
     DeepR,
+    GradientGrowth,
     GraNet,
     HebbianRegrow,
+    MomentumGrowth,
     PruneRegrow,
     RigL,
     SoftCannistraciHebbGrowth,
@@ -361,6 +363,57 @@ def test_momentum_of_inactive_connections_is_that_of_masked_training(optimizer):
     assert len(found["csr"]) == 23
     for one, other in zip(found["masked"], found["csr"], strict=True):
         torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-9)
+
+
+class TwoSteps(Net):
+    """Two optimizer steps for each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        for _ in range(2):
+            self.optimizers().zero_grad()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            self.optimizers().step()
+
+
+@pytest.mark.parametrize(("model", "options"), [(TwoSteps, {}), (Net, {"gradient_clip_val": 0.01})])
+def test_momentum_follows_the_steps_that_are_taken(model, options):
+    models = [model().double() for _ in range(2)]
+    callbacks = [SNFS(density=0.3, layout=layout, seed=2, regrow=False) for layout in ("masked", "csr")]
+    for module, callback in zip(models, callbacks, strict=True):
+        fit(module, callback, epochs=2, precision="64-true", **options)
+    growths = [callback.growth for callback in callbacks]
+    assert callbacks[1].rewirings == 1
+    if not options:  # clipping by the norm of fewer gradients clips less
+        assert all(callbacks[0].masks[name].equal(callbacks[1].masks[name]) for name in callbacks[0].masks)
+    assert all(isinstance(growth, MomentumGrowth) for growth in growths)
+
+
+def test_gradients_clipped_by_value_are_refused_for_momentum():
+    with pytest.raises(
+        ValueError, match="Expected 'network.0.weight' to be stepped by the gradient of its last backward"
+    ):
+        fit(
+            Net(),
+            SNFS(density=0.3, layout="csr"),
+            gradient_clip_val=1e-3,
+            gradient_clip_algorithm="value",
+        )
+
+
+def test_scores_of_a_subclass_of_the_gradient_are_asked():
+    class Opposite(GradientGrowth):
+        asked = 0
+
+        def scores(self, layer: Any) -> Tensor:
+            type(self).asked += 1
+            return -super().scores(layer)
+
+    fit(Net(), RigL(density=0.3, every_n_steps=5, growth=Opposite(), layout="csr"))
+    assert Opposite.asked > 0
 
 
 def test_a_layer_that_no_optimizer_trains_is_refused():

@@ -1,3 +1,4 @@
+import copy
 import inspect
 import math
 from fractions import Fraction
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from watching import Watch, active
+from watching import Keep, Watch, active
 
 import sparse_lightning
 from sparse_lightning import SET, SNFS, Dense, HebbianRegrow, PruneRegrow, RandomRegrow, RigL, StaticSparse
@@ -166,3 +167,35 @@ def test_the_repr_of_a_default_is_short():
     assert repr(PruneRegrow()) == "PruneRegrow()"
     assert repr(SNFS(0.1, prune_fraction=0.3)) == "SNFS(prune_fraction=0.3)"
     assert repr(RigL(np.float64(0.5), seed=np.int64(1))).startswith("RigL(density=")
+
+
+@pytest.mark.parametrize("name", ["lottery_ticket", "top_kast", "deep_r"])
+def test_a_second_model_gets_nothing_of_the_first_one(fit, model, net, name):
+    options = {"density": 0.25, "seed": 1, **({"every_n_steps": 2} if name == "top_kast" else {})}
+    used, fresh = PRESETS[name](**options), PRESETS[name](**options)
+    other = copy.deepcopy(net)
+    for layer in other:
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
+    second = [model(copy.deepcopy(other), partial(torch.optim.SGD, lr=0.1)) for _ in range(2)]
+    fit(model(net, partial(torch.optim.SGD, lr=0.1)), used)
+    fit(second[0], used)
+    fit(second[1], fresh)
+    for name_, tensor in second[0].state_dict().items():
+        assert tensor.equal(second[1].state_dict()[name_])
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "then"),
+    [
+        ("deep_r", {"l1": 0.05}, {"l1": 0.5}),
+        ("top_kast", {"every_n_steps": 2}, {"every_n_steps": 2, "backward_density": 0.9}),
+        ("lottery_ticket", {"start": 3}, {"start": 3, "rewind_to": 2}),
+    ],
+)
+def test_a_resumed_run_with_other_settings_of_its_method_is_refused(fit, model, net, tmp_path, name, first, then):
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    trainer = fit(model(copy.deepcopy(net), sgd), PRESETS[name](0.25, **first), Keep(tmp_path), epochs=5)
+    assert trainer.global_step == 15
+    with pytest.raises(ValueError, match=next(iter(set(then.items()) - set(first.items())))[0]):
+        fit(model(net, sgd), PRESETS[name](0.25, **then), epochs=5, ckpt_path=tmp_path / "3.ckpt")

@@ -49,6 +49,74 @@ def test_recycling_silent_units_leaves_the_function_as_it_is(fit):
     torch.testing.assert_close(network(inputs), outputs)
 
 
+class ByFunction(nn.Module):
+    """A network whose activation is a function, which no hook meets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.first(inputs)))
+
+
+def test_activity_is_what_the_next_layer_receives_whatever_stands_between(fit):
+    network = ByFunction()
+    with torch.no_grad():
+        network.first.bias[1:3] = -100.0
+    fit(still(network), redo := ReDo(every_n_steps=2), epochs=1)
+    assert redo.recycled == 2
+    assert not network.second.weight[:, 1:3].any()
+    assert network.second.weight[:, 3:].all()
+
+
+class Heads(nn.Module):
+    """Two heads on one body, of 4 units and of 1: no layers in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.actor, self.critic = nn.Linear(6, 64), nn.Linear(64, 4), nn.Linear(64, 1)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(self.body(inputs))
+        return torch.cat([self.actor(hidden), self.critic(hidden)], 1)
+
+
+def test_layers_that_do_not_follow_each_other_are_no_pair():
+    names = list(ReDo._pairs(Heads()))
+    assert names == [("body.weight", "actor.weight")]
+    assert list(ReDo._pairs(nn.Sequential(nn.ConvTranspose1d(2, 4, 1), nn.Conv1d(4, 4, 1)))) == []
+    assert list(ReDo._pairs(nn.Sequential(nn.Conv1d(4, 4, 1), nn.Flatten(), nn.Linear(20, 2)))) == [
+        ("0.weight", "2.weight")
+    ]
+
+
+class TwoSteps(Model):
+    """Two optimizer steps for each batch."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        for _ in range(2):
+            self.optimizers().zero_grad()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            self.optimizers().step()
+
+
+def test_steps_are_counted_where_a_batch_has_several(fit):
+    stepped = []
+
+    class Noting(ReDo):
+        def on_train_batch_end(self, trainer, *args):
+            stepped.extend([trainer.global_step] if self._calls is not None else [])
+            super().on_train_batch_end(trainer, *args)
+
+    fit(TwoSteps(dormant_net()), Noting(every_n_steps=5), epochs=3)  # 18 steps
+    assert stepped == [8, 12, 18]
+
+
 def test_a_low_share_of_the_mean_activity_is_dormant(fit):
     for threshold, recycled in ((0.001, 0), (0.1, 1)):
         network = dormant_net()

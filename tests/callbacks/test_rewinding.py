@@ -10,7 +10,7 @@ from common import SGD, Model
 from lightning.pytorch import Callback
 from watching import Keep, active, clones, equal_states
 
-from sparse_lightning import LotteryTicket
+from sparse_lightning import LotteryTicket, PruneRegrow
 
 
 class Steps(Callback):
@@ -78,3 +78,28 @@ def test_what_cannot_be_rewound_is_refused(wrong, message):
 def test_the_repr_has_the_moment():
     assert repr(LotteryTicket(rewind_to=2, start=3)) == "LotteryTicket(start=3, rewind_to=2)"
     assert isinstance(copy.deepcopy(LotteryTicket()), LotteryTicket)
+
+
+def test_weights_are_rewound_when_the_rewiring_is_done_that_waited_for_a_gradient(fit, net):
+    module, steps = Model(net), Steps()
+    callback = LotteryTicket(density=0.25, pruning="magnitude_and_gradient", seed=0)
+    fit(module, callback, steps, epochs=3)
+    for epoch in (1, 2):
+        state = steps.states[3 * epoch + 1]  # the rewiring is in the step before
+        for name in callback.masks:
+            kept = state[name] != 0
+            assert state[name][kept].equal(steps.states[0][name][kept])
+
+
+def test_the_weights_of_another_callback_stay_on_their_masks(fit, net):
+    module = Model(net)
+    other = PruneRegrow(density=0.5, include="network.0", seed=0)
+    ticket = LotteryTicket(density=0.25, include=["network.3", "network.5"], seed=0)
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            weight = pl_module.network[0].weight.detach()
+            assert not weight[~other.masks["network.0.weight"]].any()
+
+    fit(module, other, ticket, Look(), epochs=4)
+    assert other.rewirings == ticket.rewirings == 3

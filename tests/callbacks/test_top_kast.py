@@ -114,3 +114,88 @@ def test_what_it_cannot_do_is_refused(wrong, message):
 def test_another_optimizer_is_refused_by_name(fit, net):
     with pytest.raises(ValueError, match="Expected SGD for weights that are trained aside, got 'Adam'"):
         fit(Model(net, torch.optim.Adam), TopKAST(0.25))
+
+
+class Scheduled(Model):
+    """Plain SGD whose rate falls at each step, by hand or by Lightning."""
+
+    def __init__(self, network: nn.Sequential, manual: bool) -> None:
+        super().__init__(network)
+        self.automatic_optimization = not manual
+
+    def configure_optimizers(self):
+        optimizer = PLAIN(self.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        if self.automatic_optimization:
+            return loss
+        self.optimizers().zero_grad()
+        self.manual_backward(loss)
+        self.optimizers().step()
+        self.optimizers().zero_grad()
+        self.lr_schedulers().step()
+        return None
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_what_is_aside_takes_the_step_at_the_rate_of_the_step(fit, manual):
+    torch.manual_seed(2)
+    module, sparse = Scheduled(network(), manual), TopKAST(density=0.25, every_n_steps=100, stop=None, seed=0)
+    rates, gradients = [], []
+
+    class Look(Callback):
+        def on_train_start(self, trainer, pl_module):
+            self.start = sparse._aside["network.2.weight"].clone()
+
+            def note(optimizer, *_):
+                rates.append(optimizer.param_groups[0]["lr"])
+                gradients.append(pl_module.network[2].weight.grad.clone())
+
+            trainer.optimizers[0].register_step_post_hook(note)
+
+    look = Look()
+    with pytest.warns(UserWarning, match="will not rewire"):
+        fit(module, sparse, look, epochs=1)
+    assert rates == [0.1, 0.05, 0.025]
+    expected = look.start.clone()
+    for rate, gradient in zip(rates, gradients, strict=True):
+        expected -= rate * gradient * sparse._trained["network.2.weight"]
+    torch.testing.assert_close(sparse._aside["network.2.weight"], expected)
+
+
+def test_a_thawed_layer_is_taken_in_and_a_frozen_one_left_alone(fit, net):
+    module, sparse = Model(net, lambda weights: PLAIN(weights, lr=0.1)), TopKAST(0.25, every_n_steps=2, seed=0)
+    module.network[0].weight.requires_grad_(False)
+
+    class Thaw(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            pl_module.network[0].weight.requires_grad_(trainer.current_epoch == 1)
+            self.frozen = pl_module.network[0].weight.detach().clone()
+
+    fit(module, sparse, thaw := Thaw(), epochs=4)
+    assert sum(active(sparse.masks)) == 34
+    assert module.network[0].weight.equal(thaw.frozen)
+
+
+def test_an_optimizer_of_other_parameters_may_be_any(fit, net):
+    class Two(Model):
+        def configure_optimizers(self):
+            biases = [each for each in self.parameters() if each.dim() == 1]
+            weights = [each for each in self.parameters() if each.dim() > 1]
+            return [PLAIN(weights, lr=0.1), torch.optim.Adam(biases)]
+
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__(network)
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            for optimizer in self.optimizers():
+                optimizer.step()
+
+    fit(Two(net), TopKAST(0.25, every_n_steps=2), epochs=2)

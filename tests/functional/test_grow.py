@@ -67,7 +67,7 @@ def test_what_blocks_cannot_give_is_refused():
     with pytest.raises(ValueError, match="Expected a count from 0 to the 1 candidates, got 2"):
         highest(iter(torch.zeros(2, 1)), 2, torch.tensor([0]), derived_generator(0))
     with pytest.raises(ValueError, match="Expected finite scores"):
-        highest(iter(torch.tensor([[1.0], [float("nan")]])), 1, torch.tensor([0]), derived_generator(0))
+        highest(iter(torch.tensor([[1.0, float("nan")], [2.0, 3.0]])), 1, torch.tensor([0]), derived_generator(0))
 
 
 @pytest.mark.parametrize("levels", [1, 2, 1000])

@@ -107,6 +107,10 @@ class SparseTrainingHooks(Callback, ABC):
         """Leave no hook behind."""
         self._training.detach()
 
+    def enforce(self) -> None:
+        """Zero the inactive weights, after something other than an optimizer's step has changed them."""
+        self._training.topology.masks.enforce()
+
     # State: a resumed run equals, to the bit, one that was never interrupted.
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
@@ -173,6 +173,9 @@ class PruneRegrow(SparseTrainingHooks):
             reset_optimizers=optimizer_state == "reset",
             reads_gradient=any(each.reads_gradient for each in criteria),
             seed=seed,
+            forget=self._forget,
+            after_step=self._after_step,
+            after_rewiring=self._after_rewiring,
         )
 
     # The methods to override.
@@ -262,6 +265,17 @@ class PruneRegrow(SparseTrainingHooks):
         self._training.announce(exact_fraction(factor), Fraction(0))
         self._training.rewire(list(self.masks), optimizers)
 
+    # What methods with a state of their own override.
+
+    def _forget(self) -> None:
+        """Forget it: another model follows, or other masks."""
+
+    def _after_step(self, optimizer: Optimizer, names: list[str]) -> None:
+        """Act after a step of an optimizer that holds these masked weights."""
+
+    def _after_rewiring(self, names: list[str]) -> None:
+        """Act when these weights have been rewired."""
+
     # What others ask.
 
     @property
@@ -286,8 +300,9 @@ class PruneRegrow(SparseTrainingHooks):
         return type(self).growth_scores is not PruneRegrow.growth_scores
 
     def _scores_or_blocks(self, layer: LayerView) -> Tensor | Iterable[Tensor]:
-        if isinstance(self.growth, Blockwise) and not self._has_own_scores:
-            return self.growth.score_blocks(layer)
+        in_blocks = isinstance(self.growth, Blockwise) and type(self.growth).scores is Blockwise.scores
+        if in_blocks and not self._has_own_scores:
+            return cast(Blockwise, self.growth).score_blocks(layer)
         return self.growth_scores(layer)
 
     @property

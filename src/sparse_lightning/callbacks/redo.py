@@ -22,11 +22,11 @@ class ReDo(Callback):
     """Recycles dormant units: every so often they get new incoming weights, and outgoing weights of zero.
 
     A unit is dormant if its mean absolute activity over a batch, divided by the mean of its layer, is at most
-    `threshold`. Activity is read after the normalisation and the activation function that follow the layer. A layer is
-    taken to follow the one before it, in the order of the model's parameters, where it has as many inputs as that has
-    outputs, or so many for each channel. It goes beside a PruneRegrow or alone: only active connections get weights,
-    and the topology stays. With ``pruning="signed_magnitude"`` the outgoing connections, now zero, are pruned at the
-    next rewiring and grow elsewhere.
+    `threshold`. Activity is what the layer that follows receives. A layer is taken to follow the one before it, in the
+    order of the model's parameters, where it has as many inputs as that has outputs, or a Linear after a convolution so
+    many for each channel. Transposed and grouped convolutions are left alone. It goes beside a PruneRegrow or alone:
+    only active connections get weights, and the topology stays. With ``pruning="signed_magnitude"`` the outgoing
+    connections, now zero, are pruned at the next rewiring and grow elsewhere.
 
     Source: Sokar et al. 2023, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning", ICML, algorithm 1.
     Differences: incoming weights are drawn uniformly in ±1/√k for k inputs, and biases are zero.
@@ -58,27 +58,31 @@ class ReDo(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse layers that store their connections alone."""
         sparse = [name for name, each in pl_module.named_modules() if type(each).__name__ == "SparseLinear"]
-        expect(not sparse, "layout='masked' beside ReDo", ", ".join(sparse))
+        if sparse:
+            raise ValueError(
+                f"Expected layout='masked' beside ReDo, got layers that store their connections alone: {', '.join(sparse)}"
+            )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Watch the batch, if units are recycled after it."""
         step = trainer.global_step
-        if step and step % self.every_n_steps == 0 and step != self._step:
+        if step // self.every_n_steps > self._step // self.every_n_steps:  # a batch may have several steps
             self._step = step
-            names = [name for pair in self._pairs(pl_module) for name in pair]
-            self._calls = LayerCalls(pl_module, dict.fromkeys(names), _Magnitudes())
+            following = dict.fromkeys(name for _, name in self._pairs(pl_module))
+            self._calls = LayerCalls(pl_module, following, _Magnitudes())
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Recycle the units that were dormant in the batch."""
         if self._calls is None:
             return
-        activity = self._activity(self._calls, trainer)
+        received = self._received(self._calls, trainer)
         self._calls.close()
         self._calls = None
         masks, parameters = masks_of(pl_module), dict(pl_module.named_parameters())
         for name, following in self._pairs(pl_module):
-            if name in activity:
-                dormant = activity[name] <= self.threshold * activity[name].mean()
+            if following in received:
+                activity = received[following].view(len(parameters[name]), -1).mean(1)
+                dormant = activity <= self.threshold * activity.mean()
                 self.recycled += int(dormant.sum())
                 if dormant.any():
                     self._recycle(name, following, dormant, parameters, masks, trainer, pl_module)
@@ -130,26 +134,30 @@ class ReDo(Callback):
             reset_state(optimizers_of(trainer.optimizers, module), parameters[each], where)  # type: ignore[arg-type]
 
     @staticmethod
-    def _activity(calls: LayerCalls, trainer: Trainer) -> dict[str, Tensor]:
-        """The mean absolute activity of each layer's units, over all ranks."""
+    def _received(calls: LayerCalls, trainer: Trainer) -> dict[str, Tensor]:
+        """The mean absolute value of each input unit of each layer, over all ranks."""
         sums: dict[str, list[Tensor]] = {}
         for call in calls.take():
-            if call.outputs is not None and call.rows is None:
-                units = call.outputs.movedim(Counting.units(call.layer), 0).flatten(1)
-                sums.setdefault(call.name, []).append(units.mean(1))
+            units = call.inputs.movedim(Counting.units(call.layer), 0).flatten(1)
+            sums.setdefault(call.name, []).append(units.mean(1))
         means = {name: torch.stack(each).mean(0) for name, each in sums.items()}
         return {name: trainer.strategy.reduce(each, reduce_op="mean") for name, each in means.items()}
 
     @staticmethod
     def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
         """The names of the weights of each layer and of the one that follows it."""
-        layers = {
-            f"{name}.weight": each.weight
+        layers = [
+            (f"{name}.weight", each)
             for name, each in module.named_modules()
             if isinstance(each, (nn.Linear, _ConvNd)) and each.weight.requires_grad
-        }
-        for one, two in pairwise(layers):
-            if layers[two].shape[1] % len(layers[one]) == 0:
+        ]
+        for (one, before), (two, after) in pairwise(layers):
+            outputs, inputs = len(before.weight), after.weight.shape[1]
+            flattened = isinstance(before, _ConvNd) and isinstance(after, nn.Linear) and inputs % outputs == 0
+            plain = not any(
+                isinstance(each, _ConvNd) and (each.transposed or each.groups > 1) for each in (before, after)
+            )
+            if plain and (inputs == outputs or flattened):
                 yield one, two
 
 

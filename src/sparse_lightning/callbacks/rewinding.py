@@ -34,9 +34,13 @@ class Rewinding:
         """Return to them, and let the optimizers forget what they know."""
         for name, tensor in _rewound(module).items():
             if name in self._values:
-                tensor.copy_(self._values[name])
+                tensor.copy_(self._values[name].to(tensor.device))
         for optimizer in optimizers:
             optimizer.state.clear()
+
+    def forget(self) -> None:
+        """Forget them."""
+        self._values = {}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what is remembered."""

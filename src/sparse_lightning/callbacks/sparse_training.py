@@ -40,6 +40,9 @@ class SparseTraining:
         reset_optimizers: Whether optimizers forget connections that were pruned or grown.
         reads_gradient: Whether a rewiring waits for the gradient of the next optimizer step.
         seed: The seed, or None for that of ``seed_everything``, or 0.
+        forget: Called when what came before is forgotten: another model, or other masks.
+        after_step: Called after each step of an optimizer with the names of the masked weights that it holds.
+        after_rewiring: Called with the names of the weights that have just been rewired.
     """
 
     topology: Topology
@@ -51,6 +54,9 @@ class SparseTraining:
     reset_optimizers: bool
     reads_gradient: bool
     seed: int | None
+    forget: Callable[[], None]
+    after_step: Callable[[Optimizer, list[str]], None]
+    after_rewiring: Callable[[list[str]], None]
 
     def __post_init__(self) -> None:
         self.statistics = Statistics(self.criteria)
@@ -133,6 +139,7 @@ class SparseTraining:
         self.rewirings, self.drops, self._now = Rewirings(), LearningRateDrops(), None
         self.statistics.reset()
         self.grown_weights.reset()
+        self.forget()
 
     # Within a training.
 
@@ -233,6 +240,7 @@ class SparseTraining:
         if self._trainer is not None and masks.module is not None and changed_names:
             changed = {name: masks.stored[name] for name in changed_names if name in masks.stored}
             project_averages(self._trainer, masks.module, changed)
+        self.after_rewiring(changed_names)
         if not self.rewirings.due:
             self.statistics.reset()
             if self._trainer is not None:
@@ -271,6 +279,11 @@ class SparseTraining:
         if message := self.timing.never_due(now, end):
             rank_zero_warn(f"{method} will not rewire in this training: {message}")
 
+    @property
+    def trainer(self) -> Trainer | None:
+        """The Trainer that is training, if one is."""
+        return self._trainer
+
     def current_seed(self) -> int:
         """Return the seed that was given, else that of ``seed_everything``, else 0."""
         return int(os.environ.get("PL_GLOBAL_SEED", 0) if self.seed is None else self.seed)
@@ -292,6 +305,7 @@ class SparseTraining:
 
     def _after_step(self, optimizer: Optimizer, names: list[str]) -> None:
         self.topology.masks.enforce(names)
+        self.after_step(optimizer, names)
         self.clock.count(optimizer)
         if self.rewirings.due and self.reads_gradient:
             ready = [name for name in names if _has_finite_gradient(self.topology.masks.weight(name))]

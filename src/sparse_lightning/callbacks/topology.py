@@ -278,8 +278,8 @@ class Topology:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the masks of dense weights; other layers have their connections in the model's state."""
-        return {name: mask.clone() for name, mask in self.masks.stored.items()}
+        """Return the masks of dense weights, but of those that await their first batch; others are in the model."""
+        return {name: mask.clone() for name, mask in self.masks.stored.items() if name not in self.awaiting}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take the masks of a checkpoint."""

@@ -22,7 +22,8 @@ class Counting:
             this option only reproduces experiments that did so.
         read_at: Modules to read the activity of a layer's output units from, {layer name: module name}: from the
             module's next call after the layer's. Found automatically for other layers.
-        threshold: A unit is active in a sample if its value is above this.
+        threshold: A unit is active in a sample if its value is above this. A value other than 0 needs activation
+            functions that are modules, or `read_at`: one called as a function is not met, and the value before it read.
         winners: Share of a layer's units, in (0, 1], that can be active in a sample, those of the highest values
             (k-winners); None for all.
         every_n_batches: Count one of so many batches, the first after a rewiring among them. None counts every batch of

@@ -115,7 +115,7 @@ class SurvivorRedistribution(CountCriterion):
         kept = kept_globally(layers, self.minimum)
         pool = sum(layer.count for layer in layers) - sum(kept.values())
         inactive = {layer.name: layer.shape.numel() - active[layer.name] for layer in layers}
-        grown = share_out(min(pool, sum(inactive.values())), kept, inactive)
+        grown = share_out(max(min(pool, sum(inactive.values())), 0), kept, inactive)
         return {name: count + grown[name] for name, count in kept.items()}
 
     def __repr__(self) -> str:

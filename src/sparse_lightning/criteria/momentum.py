@@ -18,7 +18,9 @@ class Momentum:
     """The running mean of each weight's gradient, read from the optimizer's state.
 
     For a layer that stores its connections alone the optimizer knows nothing of the others. The mean of its whole
-    gradient is kept here then, as the optimizer would, and takes in x out in memory and a dense product each step.
+    gradient is kept here then, as the optimizer would, and takes in x out in memory and a dense product each step. It
+    is scaled as the gradient of the connections is, by the clipping of norms and by mixed precision. A step whose
+    gradient is not finite, and the one after, are left out.
     """
 
     def __init__(self) -> None:
@@ -28,7 +30,6 @@ class Momentum:
         self._means: dict[str, Tensor] = {}  # of the layers that store their connections alone, (out, in)
         self._positions: dict[str, Tensor] = {}  # of their connections when the mean was last taken
         self._handles: list[RemovableHandle] = []
-        self._stepped = False
 
     def attach(self, module: nn.Module, names: Collection[str], optimizers: Sequence[Optimizer] = ()) -> None:
         """Remember which optimizers train the model, and keep means where they do not.
@@ -70,8 +71,10 @@ class Momentum:
         if name not in self._layers:
             return momentum
         self._forget_moved(name)
-        whole = self._means[name].clone()
-        whole.view(-1)[self._positions[name]] = momentum  # with weight decay, which inactive connections have none of
+        whole = self._means[name].to(momentum.device, copy=True)
+        whole.view(-1)[self._layers[name].positions] = (
+            momentum  # with weight decay, which inactive connections have none of
+        )
         return whole
 
     def missing(self, names: Collection[str]) -> list[str]:
@@ -79,13 +82,9 @@ class Momentum:
         return [name for name in names if self._find(name) is None or (name in self._layers) > (name in self._means)]
 
     def count(self) -> None:
-        """Begin to record the gradients of the next step, if one was taken."""
-        if self._stepped:
-            for layer in self._layers.values():
-                layer.record_gradient(False)
+        """Record the gradients of the next step."""
         for layer in self._layers.values():
             layer.record_gradient()
-        self._stepped = False
 
     def reset(self) -> None:
         """Forget the means of connections that have moved; those of the others run on."""
@@ -129,20 +128,23 @@ class Momentum:
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         groups = {id(weight): group for group in optimizer.param_groups for weight in group["params"]}
         for name, layer in self._layers.items():
-            group = groups.get(id(layer.values))
-            gradient = layer.dense_gradient() if group is not None else None
-            if group is not None and gradient is not None:
-                self._take(name, _mean_over_ranks(gradient), group)
-                self._stepped = True
+            if id(layer.values) in groups and layer.values.grad is not None and layer.has_recorded:
+                gradient = layer.dense_gradient()
+                assert gradient is not None
+                self._take(name, _as_stepped(name, layer, _mean_over_ranks(gradient)), groups[id(layer.values)])
+                layer.drop_gradient()
 
-    def _take(self, name: str, gradient: Tensor, group: Mapping[str, Any]) -> None:
+    def _take(self, name: str, gradient: Tensor | None, group: Mapping[str, Any]) -> None:
         """Take a gradient into the mean of one layer, as its optimizer does."""
         if "betas" in group:
             decay, share, first = group["betas"][0], 1 - group["betas"][0], 1 - group["betas"][0]
         else:
             decay, share, first = group["momentum"], 1 - group["dampening"], 1.0
+        if gradient is None:
+            return
         signed = -gradient if group.get("maximize") else gradient
         if name in self._means:
+            self._means[name] = self._means[name].to(signed.device)
             self._forget_moved(name)
             self._means[name].mul_(decay).add_(signed, alpha=share)
         else:
@@ -150,7 +152,9 @@ class Momentum:
 
     def _forget_moved(self, name: str) -> None:
         positions = self._layers[name].positions
-        if name in self._means and not positions.equal(known := self._positions[name]):
+        known = self._positions.get(name, positions).to(positions.device)
+        if name in self._means and not positions.equal(known):
+            self._means[name] = self._means[name].to(positions.device)
             moved = torch.cat([known[~contains(positions, known)], positions[~contains(known, positions)]])
             self._means[name].view(-1)[moved] = 0
             self._positions[name] = positions
@@ -167,6 +171,26 @@ def _expect_momentum(name: str, optimizer: Optimizer, group: Mapping[str, Any], 
             f"Expected SGD or an Adam of torch.optim for the momentum of {name!r} with layout='csr', got "
             f"{type(optimizer).__name__}: use layout='masked'"
         )
+
+
+def _as_stepped(name: str, layer: SparseLinear, gradient: Tensor) -> Tensor | None:
+    """A recorded gradient, scaled as the one that the optimizer has stepped by; None if it is not finite.
+
+    Raises:
+        ValueError: They differ by more than a factor.
+    """
+    stepped, recorded = layer.values.grad, gradient.flatten().index_select(0, layer.positions)
+    assert stepped is not None
+    length = recorded.square().sum()
+    if not length.isfinite() or not stepped.isfinite().all():
+        return None
+    factor = (stepped * recorded).sum() / length if length > 0 else torch.ones_like(length)
+    if (stepped - factor * recorded).norm() > 1e-2 * stepped.norm() + 1e-12:
+        raise ValueError(
+            f"Expected {name!r} to be stepped by the gradient of its last backward passes for the momentum of inactive "
+            "connections, got another: gradients clipped by value or not set to None; use layout='masked'"
+        )
+    return gradient * factor
 
 
 def _mean_over_ranks(gradient: Tensor) -> Tensor:

@@ -55,9 +55,13 @@ def _highest_of_blocks(blocks: Iterable[Tensor], count: int, taken: Tensor, gene
         free = torch.ones(block.numel(), dtype=torch.bool, device=block.device)
         free[taken[first:last] - start] = False
         places = free.nonzero().squeeze(1)
+        if count == 0:
+            continue
+        if not block.flatten()[places].isfinite().all():
+            raise ValueError("Expected finite scores, got NaN or infinity")
         best = torch.cat([best.to(block), block.flatten()[places]])
         where = torch.cat([where.to(places), places + start])
-        if 0 < count < len(best):
+        if count < len(best):
             possible = best >= kth_largest(best, count)
             best, where = best[possible], where[possible]
         start += block.numel()

@@ -94,7 +94,7 @@ def correlation(inputs: Tensor, outputs: int) -> Tensor:
     lengths = centred.norm(dim=0)
     scores = (centred.T @ centred / (lengths.unsqueeze(1) * lengths)).abs().nan_to_num(0.0).clamp(max=1.0)
     rows = torch.arange(outputs, device=inputs.device) % inputs.shape[1]
-    found: Tensor = scores.index_select(0, rows).to(inputs.dtype)
+    found: Tensor = scores.index_select(0, rows).float()
     return found
 
 

@@ -116,6 +116,7 @@ class SparseLinear(nn.Module):
         self.values = nn.Parameter(torch.empty(len(col_indices), device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
         self._operands: list[tuple[Tensor, Tensor]] | None = None
+        self._outdated = False
         self.register_load_state_dict_pre_hook(_adopt_topology)  # type: ignore[no-untyped-call]
         self.reset_parameters(generator)
 
@@ -174,6 +175,8 @@ class SparseLinear(nn.Module):
             input = input.to(self.values.dtype)  # noqa: A001
         if input.dtype != self.values.dtype:
             raise ValueError(f"Expected input of {self.values.dtype}, got {input.dtype}")
+        if self._outdated and self._operands and torch.is_grad_enabled() and self.training:
+            self._operands, self._outdated = [], False
         needed = torch.is_grad_enabled() and input.requires_grad
         batch = input if input.dim() == 2 else input.reshape(-1, self.in_features)
         transposed, by_feature = self._transposed() if needed else None, self.transposed_output and input.dim() == 2
@@ -206,7 +209,12 @@ class SparseLinear(nn.Module):
 
     def record_gradient(self, record: bool = True) -> None:
         """Keep from now on, in each backward pass, what :meth:`dense_gradient` needs; or stop and drop it."""
-        self._operands = (self._operands or []) if record else None
+        kept = [] if self._outdated or self._operands is None else self._operands
+        self._operands, self._outdated = kept if record else None, False
+
+    def drop_gradient(self) -> None:
+        """Forget what is recorded until now: at the next forward pass, or when recording is asked for again."""
+        self._outdated = True
 
     def dense_gradient(self) -> Tensor | None:
         """The gradient of the weight with its inactive connections, (out, in), since :meth:`record_gradient`.

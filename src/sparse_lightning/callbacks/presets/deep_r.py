@@ -34,8 +34,8 @@ class DeepR(PruneRegrow):
 
     Published defaults: random growth, with a random sign, at weight zero.
     Source: Bellec et al. 2018, "Deep Rewiring: Training very sparse deep networks", ICLR, algorithm 1.
-    Differences: the L1 norm's pull and the noise are added to the gradient, so that with momentum they go through it;
-    connections without any gradient count as crossing.
+    Differences: the L1 norm's pull and the noise are added to the gradient, so that they go through momentum and
+    through the clipping of gradients where there are these; connections without any gradient count as crossing.
 
     Args:
         l1: Strength of the L1 norm of active weights, at least 0 (alpha).
@@ -122,6 +122,12 @@ class DeepR(PruneRegrow):
                 added += (2 * self.temperature / float(rates[id(weight)])) ** 0.5 * noise
             weight.grad += added if name in masks.layers else added * masks[name]
 
+    def _forget(self) -> None:
+        self._signs = {}
+
+    def _settings(self) -> dict[str, str]:
+        return super()._settings() | {"l1": repr(self.l1), "temperature": repr(self.temperature)}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the signs as well."""
         return super().state_dict() | {"signs": {name: list(each) for name, each in self._signs.items()}}
@@ -129,4 +135,4 @@ class DeepR(PruneRegrow):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         super().load_state_dict(state_dict)
-        self._signs = {name: (positions, signs) for name, (positions, signs) in state_dict["signs"].items()}
+        self._signs = {name: (positions, signs) for name, (positions, signs) in state_dict.get("signs", {}).items()}

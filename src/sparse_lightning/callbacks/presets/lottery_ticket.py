@@ -8,8 +8,10 @@ from torch import Tensor
 
 from sparse_lightning.callbacks.arguments import own_arguments
 from sparse_lightning.callbacks.grown_weights import GrownWeightsName
+from sparse_lightning.callbacks.hooks import all_of
 from sparse_lightning.callbacks.initial import InitializationName, InitialName
 from sparse_lightning.callbacks.layout import LayoutName
+from sparse_lightning.callbacks.optimizer_state import optimizers_of
 from sparse_lightning.callbacks.prune_regrow import PruneRegrow
 from sparse_lightning.callbacks.rewinding import Rewinding
 from sparse_lightning.callbacks.selection import Patterns, PerLayer
@@ -88,13 +90,24 @@ class LotteryTicket(PruneRegrow):
         return self._rewinding.to
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Rewire where that is due, and begin again with the weights of the start."""
-        rewirings = self.rewirings
+        """Remember the weights when it is time, after what is due."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._rewinding.remember(pl_module, self._training.now(trainer))
-        if self.rewirings > rewirings:
-            self._rewinding.rewind(pl_module, trainer.optimizers)
-            self._training.topology.masks.enforce()
+
+    def _after_rewiring(self, names: list[str]) -> None:
+        """Begin again with the weights of the start, once every layer is pruned."""
+        trainer = self._training.trainer
+        if trainer is not None and not self._training.rewirings.due:
+            module = trainer.lightning_module
+            self._rewinding.rewind(module, optimizers_of(trainer.optimizers, module))
+            for each in all_of(trainer):  # the weights of another PruneRegrow are rewound too
+                each.enforce()
+
+    def _forget(self) -> None:
+        self._rewinding.forget()
+
+    def _settings(self) -> dict[str, str]:
+        return super()._settings() | {"rewind_to": repr(self.rewind_to)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights to return to as well."""
@@ -103,4 +116,4 @@ class LotteryTicket(PruneRegrow):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         super().load_state_dict(state_dict)
-        self._rewinding.load_state_dict(state_dict["rewinding"])
+        self._rewinding.load_state_dict(state_dict.get("rewinding", {}))

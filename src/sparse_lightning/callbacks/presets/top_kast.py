@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 
 from sparse_lightning.callbacks.arguments import own_arguments
 from sparse_lightning.callbacks.grown_weights import GrownWeightsName
@@ -89,7 +90,6 @@ class TopKAST(PruneRegrow):
         expect(valid, f"backward_density in [{least}, 1] or None", backward_density)
         self._aside: dict[str, Tensor] = {}  # all weights, those of active connections as they last were
         self._trained: dict[str, Tensor] = {}  # which inactive ones are trained
-        self._step = 0
 
     @property
     def acts_by_step(self) -> bool:
@@ -100,7 +100,8 @@ class TopKAST(PruneRegrow):
 
     def prune_mask(self, layer: LayerView) -> Tensor:
         """Return which active connections are not among the largest of all."""
-        self._aside[layer.name] = torch.where(layer.mask, layer.weight.detach(), self._aside[layer.name])
+        aside = self._kept_aside(layer.name)
+        self._aside[layer.name] = torch.where(layer.mask, layer.weight.detach(), aside)
         largest = self._largest(layer.name, layer.count, layer.generator)
         return layer.mask & ~largest
 
@@ -120,38 +121,38 @@ class TopKAST(PruneRegrow):
         super().on_fit_start(trainer, pl_module)
         self._refuse_other_optimizers(trainer)
         for name in self.masks:
-            if name not in self._aside or self._aside[name].shape != weights[name].shape:
+            if name not in self._aside:
                 self._aside[name] = weights[name]
                 self._choose_trained(name)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Renew the masks where that is due; what becomes active has the weight that it had aside."""
-        rewirings = self.rewirings
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        if self.rewirings > rewirings:
-            for name, mask in self.masks.items():
-                weight = self._training.topology.masks.weight(name)
-                with torch.no_grad():
-                    weight.copy_(torch.where(mask, self._aside[name], weight))
-                self._choose_trained(name)
+    @torch.no_grad()
+    def _after_rewiring(self, names: list[str]) -> None:
+        """Give what has become active the weight that it had aside."""
+        for name in names:
+            weight = self._training.topology.masks.weight(name)
+            weight.copy_(torch.where(self.masks[name], self._aside[name], weight))
+            self._choose_trained(name)
 
     @torch.no_grad()
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Take a gradient step of the weights that are trained aside, if the optimizer has taken one."""
-        super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
-        if trainer.global_step == self._step:
-            return
-        self._step = trainer.global_step
-        groups = {
-            id(each): group for opt in trainer.optimizers for group in opt.param_groups for each in group["params"]
-        }
-        for name, mask in self.masks.items():
-            weight = self._training.topology.masks.weight(name)
-            group = groups.get(id(weight))
-            if group is not None and weight.grad is not None:
-                aside, decay = self._aside[name], group["weight_decay"] / (float(mask.sum()) / mask.numel())
-                step = (weight.grad + decay * aside) * self._trained[name]
-                aside.sub_(step, alpha=float(group["lr"]))
+    def _after_step(self, optimizer: Optimizer, names: list[str]) -> None:
+        """Take a gradient step of the weights that are trained aside."""
+        groups = {id(each): group for group in optimizer.param_groups for each in group["params"]}
+        for name in names:
+            weight, mask = self._training.topology.masks.weight(name), self.masks[name]
+            if weight.grad is not None:
+                group, aside = groups[id(weight)], self._kept_aside(name)
+                decay = group["weight_decay"] / (float(mask.sum()) / mask.numel())
+                aside.sub_((weight.grad + decay * aside) * self._trained[name], alpha=float(group["lr"]))
+
+    def _kept_aside(self, name: str) -> Tensor:
+        """What is aside of a weight, on its device; of one that began to be trained later, its active weights."""
+        weight = self._training.topology.masks.weight(name).detach()
+        if name not in self._aside:
+            self._aside[name] = weight.clone()
+            self._choose_trained(name)
+        for kept in (self._aside, self._trained):
+            kept[name] = kept[name].to(weight.device)
+        return self._aside[name]
 
     def _choose_trained(self, name: str) -> None:
         mask, generator = self.masks[name], derived_generator(self._training.current_seed(), self.rewirings, name)
@@ -161,16 +162,22 @@ class TopKAST(PruneRegrow):
         self._trained[name] = self._largest(name, count, generator) & ~mask
 
     def _refuse_other_optimizers(self, trainer: Trainer) -> None:
-        others = [type(each).__name__ for each in trainer.optimizers if not isinstance(each, torch.optim.SGD)]
+        holding = [each for each in trainer.optimizers if self._training.topology.held_by(each)]
+        others = [type(each).__name__ for each in holding if not isinstance(each, torch.optim.SGD)]
         expect(not others, "SGD for weights that are trained aside", ", ".join(others))
+
+    def _forget(self) -> None:
+        self._aside, self._trained = {}, {}
+
+    def _settings(self) -> dict[str, str]:
+        return super()._settings() | {"backward_density": repr(self.backward_density)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights kept aside as well."""
-        return super().state_dict() | {"aside": self._aside, "trained": self._trained, "step": self._step}
+        return super().state_dict() | {"aside": self._aside, "trained": self._trained}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         super().load_state_dict(state_dict)
         for name in ("aside", "trained"):
-            setattr(self, f"_{name}", {key: each.clone() for key, each in state_dict[name].items()})
-        self._step = state_dict["step"]
+            setattr(self, f"_{name}", {key: each.clone() for key, each in state_dict.get(name, {}).items()})
