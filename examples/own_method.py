@@ -2,8 +2,8 @@
 
 Compare one of them with SET over eight seeds::
 
-    PYTHONPATH=examples python scripts/train.py -m \
-        sparsity._target_=own_method.GrowTheLonely,sparse_lightning.SET +sparsity.density=0.2 'seed=range(8)'
+    PYTHONPATH=examples python scripts/train.py -m sparsity._target_=own_method.GrowTheLonely,sparse_lightning.SET \
+        +sparsity.density=0.2 +sparsity.distribution=erdos_renyi 'seed=range(8)'
 """
 
 from fractions import Fraction

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         PruningCriterion,
     )
     from sparse_lightning.criteria.coactivation import CoactivationTracker
-    from sparse_lightning.criteria.combined import FixedDegreeGrowth, PhasedGrowth, SoftGrowth
+    from sparse_lightning.criteria.combined import FixedDegreeGrowth, FixedRandomGrowth, PhasedGrowth, SoftGrowth
     from sparse_lightning.criteria.counts import (
         ConstantCount,
         GlobalMagnitude,
@@ -122,7 +122,7 @@ _NAMES = {
         "SignedMagnitudePruning",
         "WeightedHebbianPruning",
     ),
-    "criteria.combined": ("FixedDegreeGrowth", "PhasedGrowth", "SoftGrowth"),
+    "criteria.combined": ("FixedDegreeGrowth", "FixedRandomGrowth", "PhasedGrowth", "SoftGrowth"),
     "criteria.counts": ("ConstantCount", "GlobalMagnitude", "MomentumRedistribution", "SurvivorRedistribution"),
     "datamodules.mnist": ("MNISTDataModule",),
     "export.csr": ("to_csr",),
@@ -155,6 +155,7 @@ __all__ = [
     "DeepR",
     "Dense",
     "FixedDegreeGrowth",
+    "FixedRandomGrowth",
     "GlobalMagnitude",
     "GlobalMagnitudePruning",
     "GraNet",

@@ -170,6 +170,8 @@ def test_what_it_cannot_do_is_refused(fit, net):
     for wrong in ({"threshold": -1.0}, {"every_n_steps": 0}, {"seed": "one"}):
         with pytest.raises(ValueError, match=f"Expected {next(iter(wrong))}"):
             ReDo(**wrong)
+    with pytest.warns(UserWarning, match="ReDo has recycled nothing in 9 steps: the first time is due at step 1000"):
+        fit(Model(net), ReDo())
     with pytest.raises(ValueError, match="Expected layout='masked' beside ReDo"):
         fit(Model(net), PruneRegrow(density=0.5, layout="csr"), ReDo())
 

@@ -10,6 +10,7 @@ from watching import view
 
 from sparse_lightning import (
     FixedDegreeGrowth,
+    FixedRandomGrowth,
     GradientGrowth,
     GrowthCriterion,
     HebbianGrowth,
@@ -21,7 +22,7 @@ from sparse_lightning import (
 from sparse_lightning.functional.grow import highest
 
 COMBINED = [
-    SoftGrowth("hebbian", temperature=0.5),
+    SoftGrowth("hebbian", power=0.5),
     FixedDegreeGrowth("hebbian", degrees_of="random"),
     FixedDegreeGrowth("random", degrees_of="hebbian"),
     FixedDegreeGrowth("gradient", degrees_of="hebbian"),
@@ -76,7 +77,7 @@ def test_a_soft_draw_follows_the_power_of_the_scores():
     grown = torch.zeros(3)
     for seed in range(2000):
         layer = view(torch.zeros(1, 3), seed=seed)
-        scores = SoftGrowth(Given(torch.tensor([[1.0, 4.0, 0.0]])), temperature=0.5).scores(layer)
+        scores = SoftGrowth(Given(torch.tensor([[1.0, 4.0, 0.0]])), power=0.5).scores(layer)
         grown[highest(scores, 1, layer.positions, layer.generator)] += 1
     assert grown[2] == 0
     assert abs(grown[1] - 2000 * 2 / 3) < 5 * (2000 * 2 / 9) ** 0.5
@@ -143,8 +144,8 @@ def test_a_part_that_reads_gradients_makes_the_whole_read_them():
 def test_wrong_arguments_are_refused_at_construction():
     with pytest.raises(ValueError, match=r"Expected growth to be one of .*, got 'hebian': did you mean 'hebbian'"):
         SoftGrowth("hebian")
-    with pytest.raises(ValueError, match="Expected temperature above 0, got 0"):
-        SoftGrowth(temperature=0)
+    with pytest.raises(ValueError, match="Expected power above 0, got 0"):
+        SoftGrowth(power=0)
     with pytest.raises(ValueError, match=r"Expected until in \[0, 1\], got 5"):
         PhasedGrowth("hebbian", "random", until=5)
     with pytest.raises(ValueError, match="Expected degrees_of to be a name or a GrowthCriterion, got 3"):
@@ -156,3 +157,14 @@ def test_wrong_arguments_are_refused_at_construction():
 def test_its_repr_builds_it(growth):
     names = {each.__name__: each for each in (*map(type, COMBINED), HebbianGrowth, RandomGrowth, GradientGrowth)}
     assert repr(eval(repr(growth), names)) == repr(growth) == repr(copy.deepcopy(growth))
+
+
+def test_fixed_scores_are_the_same_at_every_rewiring_and_differ_by_seed_and_layer():
+    weight = torch.zeros(4, 5)
+    one, again = (FixedRandomGrowth().scores(view(weight, seed=seed)) for seed in (1, 2))
+    assert one.equal(again)
+    assert not one.equal(FixedRandomGrowth(1).scores(view(weight)))
+    assert not one.equal(FixedRandomGrowth().scores(view(weight, name="other")))
+    assert (repr(FixedRandomGrowth()), repr(FixedRandomGrowth(3))) == ("FixedRandomGrowth()", "FixedRandomGrowth(3)")
+    with pytest.raises(ValueError, match="Expected seed to be an integer, got 0.5"):
+        FixedRandomGrowth(0.5)

@@ -202,6 +202,6 @@ def test_cannistraci_hebb_wants_matrices():
     assert CannistraciHebbGrowth().unsuitable(shapes) == {"conv.weight": "is no matrix (out, in)"}
     with pytest.raises(ValueError, match="ch3_l3p"):
         CannistraciHebbGrowth("ch3_l3")
-    with pytest.raises(ValueError, match="Expected temperature above 0, got 0"):
-        SoftCannistraciHebbGrowth(temperature=0)
-    assert repr(SoftCannistraciHebbGrowth(temperature=2.0)) == "SoftCannistraciHebbGrowth(temperature=2.0)"
+    with pytest.raises(ValueError, match="Expected power above 0, got 0"):
+        SoftCannistraciHebbGrowth(power=0)
+    assert repr(SoftCannistraciHebbGrowth(power=2.0)) == "SoftCannistraciHebbGrowth(power=2.0)"

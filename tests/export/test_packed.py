@@ -102,3 +102,9 @@ def test_a_checkpoint_is_taken_and_one_without_weights_refused(tmp_path):
     assert load_safetensors(tmp_path / "model").keys() == model.state_dict().keys()
     with pytest.raises(ValueError, match="Expected a model, a state_dict or a checkpoint with weights, got none"):
         save_safetensors({"epoch": 3}, tmp_path / "none")
+
+
+@pytest.mark.parametrize("mask", [{"nope": torch.ones(2).bool()}, {"0.weight": torch.ones(2).bool()}], ids=list)
+def test_a_mask_that_belongs_to_no_weight_is_refused(tmp_path, mask):
+    with pytest.raises(ValueError, match=f"Expected masks of weights that the model has.*got '{next(iter(mask))}'"):
+        save_safetensors(nn.Sequential(nn.Linear(3, 2)), tmp_path / "model.safetensors", masks=mask)

@@ -48,7 +48,7 @@ def test_the_arms_that_take_hebbian_growth_apart_differ_in_growth_alone() -> Non
     growths = [OmegaConf.to_container(config.sparsity).pop("growth") for config in configs]
     assert [growth if isinstance(growth, str) else growth["_target_"].rpartition(".")[2] for growth in growths] == [
         *("random", "hebbian", "FixedDegreeGrowth", "FixedDegreeGrowth"),
-        *("SoftGrowth", "SoftGrowth", "SoftGrowth", "PhasedGrowth", "PhasedGrowth"),
+        *("SoftGrowth", "SoftGrowth", "SoftGrowth", "PhasedGrowth", "PhasedGrowth", "FixedRandomGrowth"),
     ]
     for config in configs:
         config.sparsity.growth = None

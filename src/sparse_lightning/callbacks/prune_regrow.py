@@ -226,7 +226,9 @@ class PruneRegrow(SparseTrainingHooks):
     def summary(self) -> str:
         """Return a table of the layers, what stays dense and why, and the density of the whole model."""
         self._training.receive()
-        criteria = repr(self.pruning), repr(self.growth) if self.growth else "none"
+        own = type(self).__name__  # of a method that decides by itself
+        growth = own if self._has_own_scores else repr(self.growth) if self.growth else "none"
+        criteria = repr(self.pruning) if type(self).prune_mask is PruneRegrow.prune_mask else own, growth
         return summary(self._training.topology, self._training.statistics.get("coactivation"), criteria)
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -30,6 +31,9 @@ class ReDo(Callback):
 
     Source: Sokar et al. 2023, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning", ICML, algorithm 1.
     Differences: incoming weights are drawn uniformly in ±1/√k for k inputs, and biases are zero.
+
+    Attributes:
+        recycled: How many units were recycled so far.
 
     Args:
         threshold: The share of its layer's mean activity up to which a unit is dormant, at least 0 (tau).
@@ -59,9 +63,8 @@ class ReDo(Callback):
         """Refuse layers that store their connections alone."""
         sparse = [name for name, each in pl_module.named_modules() if type(each).__name__ == "SparseLinear"]
         if sparse:
-            raise ValueError(
-                f"Expected layout='masked' beside ReDo, got layers that store their connections alone: {', '.join(sparse)}"
-            )
+            listed = ", ".join(sparse)
+            raise ValueError(f"Expected layout='masked' beside ReDo, got layers that store connections alone: {listed}")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Watch the batch, if units are recycled after it."""
@@ -86,6 +89,14 @@ class ReDo(Callback):
                 self.recycled += int(dormant.sum())
                 if dormant.any():
                     self._recycle(name, following, dormant, parameters, masks, trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn where no step was due."""
+        if self._step == 0:
+            rank_zero_warn(
+                f"ReDo has recycled nothing in {trainer.global_step} steps: the first time is due at step "
+                f"{self.every_n_steps}. Set every_n_steps"
+            )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no hook behind."""

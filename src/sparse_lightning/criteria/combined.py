@@ -11,9 +11,9 @@ from torch import Tensor
 
 from sparse_lightning.criteria.base import GrowthCriterion, LayerView, Statistic
 from sparse_lightning.criteria.growth import GROWTH, GrowthName
-from sparse_lightning.functional.checks import expect, is_number, named
+from sparse_lightning.functional.checks import expect, is_integer, is_number, named
 from sparse_lightning.functional.grow import exchange_ends, highest
-from sparse_lightning.functional.masks import mask_of, perturbed
+from sparse_lightning.functional.masks import derived_generator, mask_of, perturbed
 
 Growth = GrowthName | GrowthCriterion
 
@@ -63,26 +63,26 @@ class SoftGrowth(CombinedGrowth):
 
     Args:
         growth: The other criterion, whose scores are at least 0, by name or as an instance.
-        temperature: The power, above 0, as in Cannistraci-Hebb training: near 0 growth is nearly random, a high one is
+        power: The power, above 0, as in Cannistraci-Hebb training: near 0 growth is nearly random, a high one is
             near to growing the highest scores.
 
     Raises:
-        ValueError: The criterion is unknown or the temperature not above 0; at a rewiring, a score is negative.
+        ValueError: The criterion is unknown or the power not above 0; at a rewiring, a score is negative.
     """
 
-    def __init__(self, growth: Growth = "hebbian", *, temperature: float = 1.0) -> None:
+    def __init__(self, growth: Growth = "hebbian", *, power: float = 1.0) -> None:
         super().__init__(growth=growth)
-        expect(is_number(temperature) and temperature > 0, "temperature above 0", temperature)
-        self.temperature = temperature
+        expect(is_number(power) and power > 0, "power above 0", power)
+        self.power = power
 
     def scores(self, layer: LayerView) -> Tensor:
         """Return what orders connections as the draw does."""
         scores = self.parts["growth"].scores(layer)
         expect(bool((scores >= 0).all()), f"scores of at least 0 from {self.parts['growth']!r}", float(scores.min()))
-        return perturbed(scores, self.temperature, layer.generator)
+        return perturbed(scores, self.power, layer.generator)
 
     def _options(self) -> list[str]:
-        return [] if self.temperature == 1.0 else [f"temperature={self.temperature!r}"]
+        return [] if self.power == 1.0 else [f"power={self.power!r}"]
 
 
 class FixedDegreeGrowth(CombinedGrowth):
@@ -143,6 +143,32 @@ class PhasedGrowth(CombinedGrowth):
 
     def _options(self) -> list[str]:
         return [f"until={self.until!r}"]
+
+
+class FixedRandomGrowth(GrowthCriterion):
+    """Grows by random scores that never change: a control for rules whose scores hardly change.
+
+    The same connections come back again and again, as with such a rule, and which ones means nothing.
+
+    Args:
+        seed: Decides the scores, with the parameter's name.
+
+    Raises:
+        ValueError: The seed is no integer.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        expect(is_integer(seed), "seed to be an integer", seed)
+        self.seed = seed
+
+    def scores(self, layer: LayerView) -> Tensor:
+        """Return the scores, uniform in [0, 1)."""
+        generator = derived_generator(self.seed, layer.name, "fixed scores")
+        return torch.rand(layer.shape, generator=generator).to(layer.positions.device)
+
+    def __repr__(self) -> str:
+        """Return the expression that builds it."""
+        return f"{type(self).__name__}({self.seed or ''})"
 
 
 def _growth(argument: str, growth: Growth) -> GrowthCriterion:

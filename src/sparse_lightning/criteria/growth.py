@@ -131,25 +131,25 @@ class SoftCannistraciHebbGrowth(CannistraciHebbGrowth):
 
     Args:
         rule: ``"ch2_l3n"``, ``"ch3_l3n"`` or ``"ch3_l3p"``.
-        temperature: A power of the scores, above 0; the higher, the nearer to :class:`CannistraciHebbGrowth`.
+        power: A power of the scores, above 0; the higher, the nearer to :class:`CannistraciHebbGrowth`.
 
     Raises:
-        ValueError: The rule is unknown, or the temperature is not above 0.
+        ValueError: The rule is unknown, or the power is not above 0.
     """
 
-    def __init__(self, rule: RuleName = "ch2_l3n", *, temperature: float = 1.0) -> None:
+    def __init__(self, rule: RuleName = "ch2_l3n", *, power: float = 1.0) -> None:
         super().__init__(rule)
-        expect(is_number(temperature) and temperature > 0, "temperature above 0", temperature)
-        self.temperature = temperature
+        expect(is_number(power) and power > 0, "power above 0", power)
+        self.power = power
 
     def scores(self, layer: LayerView) -> Tensor:
         """Return what orders connections as the draw does."""
-        return perturbed(super().scores(layer), self.temperature, layer.generator)
+        return perturbed(super().scores(layer), self.power, layer.generator)
 
     def __repr__(self) -> str:
         """Return the expression that builds it."""
         shown = [] if self.rule == "ch2_l3n" else [repr(self.rule)]
-        shown += [] if self.temperature == 1.0 else [f"temperature={self.temperature!r}"]
+        shown += [] if self.power == 1.0 else [f"power={self.power!r}"]
         return f"{type(self).__name__}({', '.join(shown)})"
 
 

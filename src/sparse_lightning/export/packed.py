@@ -33,7 +33,7 @@ def save_safetensors(
             None: those that a ``state_dict`` carries from a training, else what is not zero.
 
     Raises:
-        ValueError: There are no weights in it.
+        ValueError: There are no weights in it, or a mask belongs to none of them.
         ImportError: safetensors is not installed; ``pip install 'sparse_lightning[export]'`` does that.
     """
     from safetensors.torch import save_file
@@ -41,10 +41,15 @@ def save_safetensors(
     state = model.state_dict() if isinstance(model, nn.Module) else model.get("state_dict", model)
     if not any(isinstance(value, Tensor) for value in state.values()):
         raise ValueError("Expected a model, a state_dict or a checkpoint with weights, got none")
+    dense = dense_state_dict(state)
+    given = masks or {}
+    unknown = [name for name, mask in given.items() if name not in dense or dense[name].shape != mask.shape]
+    if unknown:
+        raise ValueError(f"Expected masks of weights that the model has, in their shapes, got {unknown[0]!r}")
     known = masks if masks is not None else getattr(state, "_metadata", {}).get("", {}).get(METADATA, {})
     tensors: dict[str, Tensor] = {}
     packed: dict[str, dict[str, Any]] = {}
-    for name, tensor in dense_state_dict(state).items():
+    for name, tensor in dense.items():
         if not isinstance(tensor, Tensor):
             continue
         weight = tensor.detach().cpu().contiguous()

@@ -110,15 +110,15 @@ def receptive_field(shape: torch.Size, count: int, generator: torch.Generator, r
     return (ranks < degrees.unsqueeze(1)).view(shape)
 
 
-def perturbed(scores: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Return what orders connections as a draw without replacement in proportion to ``scores ** temperature`` does.
+def perturbed(scores: Tensor, power: float, generator: torch.Generator) -> Tensor:
+    """Return what orders connections as a draw without replacement in proportion to ``scores ** power`` does.
 
     Gumbel noise is added to the logarithm of what is drawn by (Kool et al. 2019, "Stochastic Beams and Where to Find
     Them", section 2). A score of zero comes after all others, at random.
 
     Args:
         scores: Numbers of at least 0.
-        temperature: The power, above 0.
+        power: The power, above 0.
         generator: CPU generator.
 
     >>> draws = [perturbed(torch.tensor([1.0, 3.0, 0.0]), 1.0, derived_generator(n)).argmax() for n in range(1000)]
@@ -126,7 +126,7 @@ def perturbed(scores: Tensor, temperature: float, generator: torch.Generator) ->
     [253, 747, 0]
     """
     uniform = torch.rand(scores.shape, generator=generator, dtype=torch.float64).clamp(min=1e-300)
-    logarithms = temperature * scores.double().log().clamp(min=-600)
+    logarithms = power * scores.double().log().clamp(min=-600)
     return logarithms - (-uniform.log()).log().to(scores.device)
 
 

@@ -433,10 +433,15 @@ def dense_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         The same entries, with a dense ``weight`` (out, in) for each sparse layer; other entries are not copied.
 
+    Raises:
+        ValueError: It is a checkpoint.
+
     >>> linear = nn.Linear(3, 2)
     >>> linear.load_state_dict(dense_state_dict(SparseLinear(3, 2, 0.5).state_dict()))
     <All keys matched successfully>
     """
+    if isinstance(state.get("state_dict"), Mapping):
+        raise ValueError('Expected a state_dict, got a checkpoint: give its "state_dict"')
     joined = join_weights(state)
     return {name: value if name in state else value.to_dense() for name, value in joined.items()}
 

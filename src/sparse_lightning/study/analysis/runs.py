@@ -177,8 +177,8 @@ def flat(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def expression(value: Any) -> str:
     """A setting as an object of its class would be built.
 
-    >>> expression({"_target_": "sparse_lightning.SoftGrowth", "growth": "hebbian", "temperature": 4.0})
-    'SoftGrowth(growth=hebbian, temperature=4)'
+    >>> expression({"_target_": "sparse_lightning.SoftGrowth", "growth": "hebbian", "power": 4.0})
+    'SoftGrowth(growth=hebbian, power=4)'
     """
     if not (isinstance(value, Mapping) and "_target_" in value):
         return label(_tuples(value))
