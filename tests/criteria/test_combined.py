@@ -166,5 +166,5 @@ def test_fixed_scores_are_the_same_at_every_rewiring_and_differ_by_seed_and_laye
     assert not one.equal(FixedRandomGrowth(1).scores(view(weight)))
     assert not one.equal(FixedRandomGrowth().scores(view(weight, name="other")))
     assert (repr(FixedRandomGrowth()), repr(FixedRandomGrowth(3))) == ("FixedRandomGrowth()", "FixedRandomGrowth(3)")
-    with pytest.raises(ValueError, match="Expected seed to be an integer, got 0.5"):
+    with pytest.raises(ValueError, match="Expected seed to be an integer"):
         FixedRandomGrowth(0.5)

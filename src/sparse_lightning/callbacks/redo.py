@@ -32,13 +32,13 @@ class ReDo(Callback):
     Source: Sokar et al. 2023, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning", ICML, algorithm 1.
     Differences: incoming weights are drawn uniformly in ±1/√k for k inputs, and biases are zero.
 
-    Attributes:
-        recycled: How many units were recycled so far.
-
     Args:
         threshold: The share of its layer's mean activity up to which a unit is dormant, at least 0 (tau).
         every_n_steps: Optimizer steps between two recyclings.
         seed: Decides the new weights, with the step and the parameter's name.
+
+    Attributes:
+        recycled: How many units were recycled so far.
 
     Raises:
         ValueError: An argument is out of its range. At fit start: weights store their connections alone.
