@@ -280,7 +280,7 @@ class SparseTraining:
             rank_zero_warn(f"{method} will not rewire in this training: {message}")
 
     @property
-    def trainer(self) -> Trainer | None:
+    def trainer(self) -> "Trainer | None":
         """The Trainer that is training, if one is."""
         return self._trainer
 
