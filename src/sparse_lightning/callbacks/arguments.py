@@ -43,6 +43,16 @@ def own_arguments(local: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in local.items() if name not in ("self", "__class__")}
 
 
+def by_steps_or_epochs(local: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a constructor that rewires by steps unless it is given epochs.
+
+    >>> by_steps_or_epochs({"every_n_epochs": 2, "every_n_steps": 100})
+    {'every_n_epochs': 2, 'every_n_steps': None}
+    """
+    arguments = own_arguments(local)
+    return arguments if arguments["every_n_epochs"] is None else arguments | {"every_n_steps": None}
+
+
 def check_options(early_stop: Any, optimizer_state: Any, regrow: Any, log_topology: Any, seed: Any) -> None:
     """Check those arguments of a PruneRegrow that no part of it takes.
 

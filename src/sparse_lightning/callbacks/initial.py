@@ -8,14 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sparse_lightning.callbacks.saliency import SALIENCIES
+from sparse_lightning.callbacks.saliency import SALIENCIES, SaliencyName
 from sparse_lightning.functional.csr import random_positions
-from sparse_lightning.functional.masks import choose, derived_generator, mask_of, positions_of, receptive_field
+from sparse_lightning.functional.masks import (
+    choose,
+    derived_generator,
+    mask_of,
+    positions_of,
+    random_mask,
+    receptive_field,
+)
 from sparse_lightning.functional.structure import Structure
 
-InitialName = Literal[
-    "auto", "random", "magnitude", "nonzero", "receptive_field", "snip", "grasp", "synflow", "correlation"
-]
+InitialName = Literal["auto", "random", "magnitude", "nonzero", "receptive_field", SaliencyName]
 InitializationName = Literal["dense", "fan_in"]
 
 
@@ -61,7 +66,7 @@ def first_mask(
         scores = torch.rand(weight.shape, generator=generator).to(weight.device) if drawn else weight.abs().float()
         return structure.first(scores, count, generator)
     if initial == "random":
-        return mask_of(random_positions(weight.numel(), count, generator=generator), weight.shape).to(weight.device)
+        return random_mask(weight.shape, count, generator).to(weight.device)
     if initial == "magnitude":
         return choose(weight.abs().float(), count, torch.ones_like(active), generator)
     if found > count:

@@ -21,7 +21,14 @@ from sparse_lightning.callbacks.summary import summary
 from sparse_lightning.callbacks.timing import Timing
 from sparse_lightning.callbacks.topology import Topology
 from sparse_lightning.criteria.base import BlockwiseGrowthCriterion as Blockwise
-from sparse_lightning.criteria.base import CountCriterion, Criterion, GrowthCriterion, LayerView, PruningCriterion
+from sparse_lightning.criteria.base import (
+    CountCriterion,
+    Criterion,
+    CsrLayerView,
+    GrowthCriterion,
+    LayerView,
+    PruningCriterion,
+)
 from sparse_lightning.criteria.counts import COUNTS, CountName
 from sparse_lightning.criteria.growth import GROWTH, GrowthName, RandomGrowth
 from sparse_lightning.criteria.pruning import PRUNING, PruningName
@@ -302,8 +309,9 @@ class PruneRegrow(SparseTrainingHooks):
         return type(self).growth_scores is not PruneRegrow.growth_scores
 
     def _scores_or_blocks(self, layer: LayerView) -> Tensor | Iterable[Tensor]:
-        in_blocks = isinstance(self.growth, Blockwise) and type(self.growth).scores is Blockwise.scores
-        if in_blocks and not self._has_own_scores:
+        asks_blocks = isinstance(self.growth, Blockwise) and type(self.growth).scores is Blockwise.scores
+        # Dense weights have a dense gradient: blocks save nothing there.
+        if asks_blocks and isinstance(layer, CsrLayerView) and not self._has_own_scores:
             return cast(Blockwise, self.growth).score_blocks(layer)
         return self.growth_scores(layer)
 

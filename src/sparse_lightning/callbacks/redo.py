@@ -17,6 +17,7 @@ from sparse_lightning.criteria.counting import Counting
 from sparse_lightning.criteria.layer_calls import LayerCalls
 from sparse_lightning.functional.checks import expect, is_integer, is_number
 from sparse_lightning.functional.masks import derived_generator
+from sparse_lightning.nn.sparse_linear import SparseLinear
 
 
 class ReDo(Callback):
@@ -61,7 +62,7 @@ class ReDo(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse layers that store their connections alone."""
-        sparse = [name for name, each in pl_module.named_modules() if type(each).__name__ == "SparseLinear"]
+        sparse = [name for name, each in pl_module.named_modules() if isinstance(each, SparseLinear)]
         if sparse:
             listed = ", ".join(sparse)
             raise ValueError(f"Expected layout='masked' beside ReDo, got layers that store connections alone: {listed}")
@@ -126,11 +127,7 @@ class ReDo(Callback):
         trainer: Trainer,
         module: LightningModule,
     ) -> None:
-        weight, after, bias = (
-            parameters[name],
-            parameters[following],
-            parameters.get(f"{name.removesuffix('weight')}bias"),
-        )
+        weight, after, bias_name = parameters[name], parameters[following], f"{name.removesuffix('weight')}bias"
         repeats = after.shape[1] // len(dormant)
         changed = {name: _along(dormant, weight, 0), following: _along(dormant.repeat_interleave(repeats), after, 1)}
         generator = derived_generator(self.seed, self._step, name)
@@ -138,9 +135,9 @@ class ReDo(Callback):
         fresh = drawn * weight[0].numel() ** -0.5 * masks.get(name, torch.ones_like(weight)).to(weight)
         weight.copy_(torch.where(changed[name], fresh, weight))
         after.masked_fill_(changed[following], 0)
-        if bias is not None:
-            bias.masked_fill_(dormant, 0)
-            changed[f"{name.removesuffix('weight')}bias"] = dormant
+        if bias_name in parameters:
+            parameters[bias_name].masked_fill_(dormant, 0)
+            changed[bias_name] = dormant
         for each, where in changed.items():
             reset_state(optimizers_of(trainer.optimizers, module), parameters[each], where)  # type: ignore[arg-type]
 

@@ -8,8 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from sparse_lightning.functional.csr import random_positions
-from sparse_lightning.functional.masks import choose, derived_generator, mask_of
+from sparse_lightning.functional.masks import choose, derived_generator, random_mask
 from sparse_lightning.functional.redistribution import among_largest
 from sparse_lightning.functional.saliency import correlation, grasp, snip, synflow
 
@@ -102,8 +101,8 @@ def _correlation_masks(
     scores: Any = trainer.strategy.reduce(correlation(inputs, shape[0]), reduce_op="mean")
     masks = {first: choose(scores, counts[first], torch.ones_like(scores).bool(), derived_generator(seed, 0, first))}
     for name in others:
-        drawn = random_positions(weights[name].numel(), counts[name], generator=derived_generator(seed, 0, name))
-        masks[name] = mask_of(drawn, weights[name].shape).to(weights[name].device)
+        drawn = random_mask(weights[name].shape, counts[name], derived_generator(seed, 0, name))
+        masks[name] = drawn.to(weights[name].device)
     return masks
 
 

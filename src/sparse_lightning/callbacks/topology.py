@@ -125,7 +125,7 @@ class Topology:
         parameters, shapes, layers = named_weights(module), weight_shapes(module), sparse_layers(module)
         for name in self._given:
             expect(name in shapes, f"masks to start from of weights of the model, such as {next(iter(shapes))!r}", name)
-            ours, own = list(self.masks[name].shape), list(shapes[name]) if name in shapes else None
+            ours, own = list(self.masks[name].shape), list(shapes[name])
             expect(ours == own, f"a mask to start {name!r} from of the weight's shape {own}", ours)
             if name in layers:
                 layers[name].set_positions(positions_of(self.masks[name]).to(layers[name].values.device))

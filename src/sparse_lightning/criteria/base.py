@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparse_lightning.criteria.ranks import mean_over_ranks
 from sparse_lightning.functional.masks import combined_fraction, mask_of, max_prune_fraction, positions_of
 from sparse_lightning.nn.sparse_linear import SparseLinear
 
@@ -182,11 +183,7 @@ class CsrLayerView(LayerView):
 
     def gradient_blocks(self) -> Iterator[Tensor]:
         """The gradient in blocks of some million connections, which are not kept, (rows, in)."""
-        for block in self._layer.gradient_blocks():
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                torch.distributed.all_reduce(block)
-                block /= torch.distributed.get_world_size()
-            yield block
+        return map(mean_over_ranks, self._layer.gradient_blocks())
 
 
 class Statistic(Protocol):

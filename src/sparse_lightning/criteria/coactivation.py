@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from sparse_lightning.criteria.counting import Counting
 from sparse_lightning.criteria.layer_calls import LayerCall, LayerCalls, is_transposed_linear
+from sparse_lightning.criteria.ranks import is_distributed
 from sparse_lightning.functional.coactivation import add_coactivation_, exact_counts, sample_count
 from sparse_lightning.nn.sparse_linear import named_weights, weight_shapes
 
@@ -155,7 +156,7 @@ class CoactivationTracker:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from saved counts, which are those of all ranks: the first rank takes them, others start at 0."""
-        first = not _is_distributed() or torch.distributed.get_rank() == 0
+        first = not is_distributed() or torch.distributed.get_rank() == 0
         self._counts = {
             name: counts.clone() if first else torch.zeros_like(counts) for name, counts in state["counts"].items()
         }
@@ -186,11 +187,7 @@ def _integers(counts: Tensor) -> Tensor:
 def _sum_over_ranks(counts: Tensor) -> Tensor:
     """Integers summed over all ranks."""
     counts = _integers(counts)
-    if _is_distributed():
+    if is_distributed():
         counts = counts.to(torch.int64, copy=True)  # one type on all ranks, whatever each has counted
         torch.distributed.all_reduce(counts)
     return counts
-
-
-def _is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()

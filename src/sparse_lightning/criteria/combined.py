@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparse_lightning.criteria.base import GrowthCriterion, LayerView, Statistic
 from sparse_lightning.criteria.growth import GROWTH, GrowthName
-from sparse_lightning.functional.checks import expect, is_integer, is_number, named
+from sparse_lightning.functional.checks import expect, is_integer, is_number, is_share, named
 from sparse_lightning.functional.grow import exchange_ends, highest
 from sparse_lightning.functional.masks import derived_generator, mask_of, perturbed
 
@@ -134,7 +134,7 @@ class PhasedGrowth(CombinedGrowth):
 
     def __init__(self, first: Growth, then: Growth, *, until: float) -> None:
         super().__init__(first=first, then=then)
-        expect(is_number(until) and 0 <= until <= 1, "until in [0, 1]", until)
+        expect(is_share(until), "until in [0, 1]", until)
         self.until = until
 
     def scores(self, layer: LayerView) -> Tensor:

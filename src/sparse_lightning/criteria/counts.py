@@ -4,9 +4,9 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Literal, cast
 
-from sparse_lightning.criteria.base import CountCriterion, LayerView
+from sparse_lightning.criteria.base import CountCriterion, Criterion, LayerView
 from sparse_lightning.criteria.momentum import Momentum
-from sparse_lightning.functional.checks import expect, is_number
+from sparse_lightning.functional.checks import expect, is_share
 from sparse_lightning.functional.masks import floor_count
 from sparse_lightning.functional.redistribution import among_largest, share_out, surviving
 
@@ -21,7 +21,26 @@ class ConstantCount(CountCriterion):
         return {layer.name: layer.count for layer in layers}
 
 
-class GlobalMagnitude(CountCriterion):
+class MinimumCriterion(Criterion):
+    """A criterion of all layers together that leaves each layer a share of its connections.
+
+    Args:
+        minimum: Share of its connections that a layer keeps at least, in [0, 1].
+
+    Raises:
+        ValueError: The minimum is out of its range.
+    """
+
+    def __init__(self, minimum: float = 0.0) -> None:
+        expect(is_share(minimum), "minimum in [0, 1]", minimum)
+        self.minimum = minimum
+
+    def __repr__(self) -> str:
+        """Return the expression that builds it."""
+        return f"{type(self).__name__}({'' if self.minimum == 0 else f'minimum={self.minimum!r}'})"
+
+
+class GlobalMagnitude(MinimumCriterion, CountCriterion):
     """Where a schedule lowers the density, the weights nearest zero go from all layers together (GraNet).
 
     Each layer keeps as many connections as it has among the largest of all. Liu et al. 2021, "Sparse Training via
@@ -35,10 +54,6 @@ class GlobalMagnitude(CountCriterion):
         ValueError: The minimum is out of its range.
     """
 
-    def __init__(self, minimum: float = 0.0) -> None:
-        expect(is_number(minimum) and 0 <= minimum <= 1, "minimum in [0, 1]", minimum)
-        self.minimum = minimum
-
     def counts(self, layers: Sequence[LayerView]) -> dict[str, int]:
         """Return how many of the largest active weights belong to each layer."""
         total = sum(layer.count for layer in layers)
@@ -46,10 +61,6 @@ class GlobalMagnitude(CountCriterion):
             return {layer.name: layer.count for layer in layers}
         least = {layer.name: max(floor_count(self.minimum, len(layer.positions)), 1) for layer in layers}
         return among_largest({layer.name: layer.values.abs() for layer in layers}, least, total)
-
-    def __repr__(self) -> str:
-        """Return the expression that builds it."""
-        return f"{type(self).__name__}({'' if self.minimum == 0 else f'minimum={self.minimum!r}'})"
 
 
 class MomentumRedistribution(CountCriterion):
@@ -89,7 +100,7 @@ class MomentumRedistribution(CountCriterion):
         return cast(Momentum, self.statistics["momentum"])
 
 
-class SurvivorRedistribution(CountCriterion):
+class SurvivorRedistribution(MinimumCriterion, CountCriterion):
     """All pruned connections grow again, in each layer in proportion to how many it has kept (DSR).
 
     What each layer keeps is what :class:`~sparse_lightning.GlobalMagnitudePruning` leaves it. What does not fit into a
@@ -105,10 +116,6 @@ class SurvivorRedistribution(CountCriterion):
 
     redistributes = True
 
-    def __init__(self, minimum: float = 0.0) -> None:
-        expect(is_number(minimum) and 0 <= minimum <= 1, "minimum in [0, 1]", minimum)
-        self.minimum = minimum
-
     def counts(self, layers: Sequence[LayerView]) -> dict[str, int]:
         """Return what each layer keeps, and its share of what all of them prune."""
         active = {layer.name: len(layer.positions) for layer in layers}
@@ -117,10 +124,6 @@ class SurvivorRedistribution(CountCriterion):
         inactive = {layer.name: layer.shape.numel() - active[layer.name] for layer in layers}
         grown = share_out(max(min(pool, sum(inactive.values())), 0), kept, inactive)
         return {name: count + grown[name] for name, count in kept.items()}
-
-    def __repr__(self) -> str:
-        """Return the expression that builds it."""
-        return f"{type(self).__name__}({'' if self.minimum == 0 else f'minimum={self.minimum!r}'})"
 
 
 def kept_globally(layers: Sequence[LayerView], minimum: float) -> dict[str, int]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Adamax, NAdam, Optimizer, RAdam
 from torch.utils.hooks import RemovableHandle
 
+from sparse_lightning.criteria.ranks import mean_over_ranks
 from sparse_lightning.functional.csr import contains
 from sparse_lightning.nn.sparse_linear import SparseLinear, sparse_layers
 
@@ -131,7 +132,7 @@ class Momentum:
             if id(layer.values) in groups and layer.values.grad is not None and layer.has_recorded:
                 gradient = layer.dense_gradient()
                 assert gradient is not None
-                self._take(name, _as_stepped(name, layer, _mean_over_ranks(gradient)), groups[id(layer.values)])
+                self._take(name, _as_stepped(name, layer, mean_over_ranks(gradient)), groups[id(layer.values)])
                 layer.drop_gradient()
 
     def _take(self, name: str, gradient: Tensor | None, group: Mapping[str, Any]) -> None:
@@ -191,10 +192,3 @@ def _as_stepped(name: str, layer: SparseLinear, gradient: Tensor) -> Tensor | No
             "connections, got another: gradients clipped by value or not set to None; use layout='masked'"
         )
     return gradient * factor
-
-
-def _mean_over_ranks(gradient: Tensor) -> Tensor:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(gradient)
-        gradient /= torch.distributed.get_world_size()
-    return gradient

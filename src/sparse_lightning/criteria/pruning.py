@@ -2,15 +2,15 @@
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sparse_lightning.criteria.base import LayerView, PruningCriterion, Statistic
-from sparse_lightning.criteria.counts import kept_globally
+from sparse_lightning.criteria.counts import MinimumCriterion, kept_globally
 from sparse_lightning.criteria.hebbian import HebbianCriterion
-from sparse_lightning.functional.checks import expect, is_number, named
+from sparse_lightning.functional.checks import expect, is_number, is_share, named
 from sparse_lightning.functional.masks import choose, mask_of, perturbed
 from sparse_lightning.functional.prune import (
     lowest,
@@ -47,7 +47,7 @@ class MagnitudePruning(PruningCriterion):
         return lowest(layer.values.abs(), layer.prune_fraction, layer.generator)
 
 
-class GlobalMagnitudePruning(MagnitudePruning):
+class GlobalMagnitudePruning(MinimumCriterion, MagnitudePruning):
     """Prunes the weights nearest zero of all layers together (DSR, Mostafa & Wang 2019).
 
     Each layer's fraction adds to how many are pruned in all; which layers they belong to, their magnitudes decide. A
@@ -60,10 +60,6 @@ class GlobalMagnitudePruning(MagnitudePruning):
         ValueError: The minimum is out of its range.
     """
 
-    def __init__(self, minimum: float = 0.0) -> None:
-        expect(_is_share(minimum), "minimum in [0, 1]", minimum)
-        self.minimum = minimum
-
     def refine(self, layers: Sequence[LayerView]) -> dict[str, Tensor]:
         """Return which connections of each layer are among the smallest of all."""
         kept, refined = kept_globally(layers, self.minimum), {}
@@ -72,10 +68,6 @@ class GlobalMagnitudePruning(MagnitudePruning):
             count = min(max(active - kept[layer.name], active - layer.count), layer.replaceable)
             refined[layer.name] = choose(-layer.values.abs(), count, torch.ones_like(layer.pruned), layer.generator)
         return refined
-
-    def __repr__(self) -> str:
-        """Return the expression that builds it."""
-        return f"{type(self).__name__}({'' if self.minimum == 0 else f'minimum={self.minimum!r}'})"
 
 
 class MagnitudeAndGradientPruning(PruningCriterion):
@@ -313,8 +305,8 @@ class MixedPruning(HebbianPruning):
             winners=winners,
             every_n_batches=every_n_batches,
         )
-        expect(_is_share(hebbian_fraction), "hebbian_fraction in [0, 1]", hebbian_fraction)
-        expect(weight_fraction is None or _is_share(weight_fraction), "weight_fraction in [0, 1]", weight_fraction)
+        expect(is_share(hebbian_fraction), "hebbian_fraction in [0, 1]", hebbian_fraction)
+        expect(weight_fraction is None or is_share(weight_fraction), "weight_fraction in [0, 1]", weight_fraction)
         self.hebbian_fraction, self.weight_fraction = hebbian_fraction, weight_fraction
 
     def prune(self, layer: LayerView) -> Tensor:
@@ -335,10 +327,6 @@ class MixedPruning(HebbianPruning):
         own = [repr(self.hebbian_fraction)]
         own += [] if self.weight_fraction is None else [f"weight_fraction={self.weight_fraction!r}"]
         return f"{type(self).__name__}({', '.join([*own, *self._options()])})"
-
-
-def _is_share(value: Any) -> bool:
-    return is_number(value) and 0 <= value <= 1
 
 
 PRUNING: dict[str, type[PruningCriterion]] = {

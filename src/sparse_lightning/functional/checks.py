@@ -29,6 +29,15 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def is_share(value: Any) -> bool:
+    """Return whether a value is a number in [0, 1].
+
+    >>> [is_share(value) for value in (0, 0.5, 1.5, True)]
+    [True, True, False, False]
+    """
+    return is_number(value) and 0 <= value <= 1
+
+
 def is_integer(value: Any, minimum: int | None = None) -> bool:
     """Return whether a value is an integer, NumPy's included, no boolean, and at least `minimum`.
 

@@ -49,17 +49,18 @@ def highest(scores: Tensor | Iterable[Tensor], count: int, taken: Tensor, genera
 
 def _highest_of_blocks(blocks: Iterable[Tensor], count: int, taken: Tensor, generator: torch.Generator) -> Tensor:
     """Choose as :func:`highest` does, ties included, with the candidates that may still be chosen in memory."""
+    if count == 0:
+        return taken[:0]
     best, where, start = torch.empty(0), torch.empty(0, dtype=torch.int64), 0
     for block in blocks:
         first, last = torch.searchsorted(taken, torch.tensor([start, start + block.numel()], device=taken.device))
         free = torch.ones(block.numel(), dtype=torch.bool, device=block.device)
         free[taken[first:last] - start] = False
         places = free.nonzero().squeeze(1)
-        if count == 0:
-            continue
-        if not block.flatten()[places].isfinite().all():
+        values = block.flatten()[places]
+        if not values.isfinite().all():
             raise ValueError("Expected finite scores, got NaN or infinity")
-        best = torch.cat([best.to(block), block.flatten()[places]])
+        best = torch.cat([best.to(block), values])
         where = torch.cat([where.to(places), places + start])
         if count < len(best):
             possible = best >= kth_largest(best, count)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparse_lightning.functional.csr import random_positions
+
 _INTEGER_OF_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -77,6 +79,15 @@ def choose(scores: Tensor, count: int, candidates: Tensor, generator: torch.Gene
     drawn = torch.randperm(len(ties), generator=generator)[: count - len(chosen)].to(ties.device)
     chosen = torch.cat([chosen, ties[drawn]])
     return torch.zeros_like(candidates).flatten().index_fill_(0, chosen, True).view(candidates.shape)
+
+
+def random_mask(shape: torch.Size, count: int, generator: torch.Generator) -> Tensor:
+    """Draw a first mask uniformly.
+
+    >>> int(random_mask(torch.Size((3, 4)), 5, torch.Generator()).sum())
+    5
+    """
+    return mask_of(random_positions(shape.numel(), count, generator=generator), shape)
 
 
 def receptive_field(shape: torch.Size, count: int, generator: torch.Generator, randomness: float = 0.25) -> Tensor:

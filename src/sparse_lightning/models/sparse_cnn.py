@@ -4,7 +4,6 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sparse_lightning.functional.checks import expect, is_integer
@@ -110,5 +109,5 @@ class SparseCNN(SparseMLP):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, (batch, num_classes), of images, (batch, image_channels, image_size, image_size)."""
         sizes = self.hparams["image_channels"], self.hparams["image_size"], self.hparams["image_size"]
-        logits: Tensor = self.network(torch.reshape(images, (-1, *sizes)))
+        logits: Tensor = self.network(images.reshape(-1, *sizes))
         return logits

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sparse_lightning.callbacks.arguments import own_arguments
+from sparse_lightning.callbacks.arguments import by_steps_or_epochs
 from sparse_lightning.callbacks.grown_weights import GrownWeightsName
 from sparse_lightning.callbacks.initial import InitializationName, InitialName
 from sparse_lightning.callbacks.layout import LayoutName
@@ -77,12 +77,10 @@ class DeepR(PruneRegrow):
         l1: float = 1e-4,
         temperature: float = 0.0,
     ) -> None:
-        arguments = own_arguments(locals())
+        arguments = by_steps_or_epochs(locals())
         self.l1, self.temperature = float(arguments.pop("l1")), float(arguments.pop("temperature"))
         for name, value in (("l1", l1), ("temperature", temperature)):
             expect(is_number(value) and value >= 0, f"{name} of at least 0", value)
-        if every_n_epochs is not None:
-            arguments["every_n_steps"] = None
         super().__init__(**arguments)
         self._signs: dict[str, tuple[Tensor, Tensor]] = {}  # positions, sorted, and their signs
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from sparse_lightning.callbacks.arguments import own_arguments
+from sparse_lightning.callbacks.arguments import by_steps_or_epochs
 from sparse_lightning.callbacks.grown_weights import GrownWeightsName
 from sparse_lightning.callbacks.initial import InitializationName, InitialName
 from sparse_lightning.callbacks.layout import LayoutName
@@ -60,7 +60,4 @@ class RigL(PruneRegrow):
         log_topology: bool = True,
         seed: int | None = None,
     ) -> None:
-        arguments = own_arguments(locals())
-        if every_n_epochs is not None:
-            arguments["every_n_steps"] = None
-        super().__init__(**arguments)
+        super().__init__(**by_steps_or_epochs(locals()))

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sparse_lightning.callbacks.arguments import own_arguments
+from sparse_lightning.callbacks.arguments import by_steps_or_epochs
 from sparse_lightning.callbacks.grown_weights import GrownWeightsName
 from sparse_lightning.callbacks.initial import InitializationName, InitialName
 from sparse_lightning.callbacks.layout import LayoutName
@@ -78,10 +78,8 @@ class TopKAST(PruneRegrow):
         seed: int | None = None,
         backward_density: float | None = None,
     ) -> None:
-        arguments = own_arguments(locals())
+        arguments = by_steps_or_epochs(locals())
         self.backward_density: float | None = arguments.pop("backward_density")
-        if every_n_epochs is not None:
-            arguments["every_n_steps"] = None
         expect(layout == "masked", "layout='masked' to keep weights aside", layout)
         expect(structure is None, "structure=None to grow the largest weights", structure)
         super().__init__(**arguments)
