@@ -138,3 +138,5 @@ def test_dense_training_stays_dense_beside_methods_of_any_density(tmp_path: Path
     rows = {path.parent.name: pd.read_csv(path) for path in tmp_path.glob("*/metrics.csv")}
     found = {name: float(row["topology/density/all"].iloc[-1]) for name, row in rows.items()}
     assert found == {"sparsity=none": 1.0, "sparsity=static": pytest.approx(0.1, abs=1e-3)}
+    results = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/result.json")}
+    assert {f"sparsity={result['choices']['sparsity']}" for result in results.values()} == set(results)

@@ -1,5 +1,6 @@
 """Arms are found from what varies and never pooled: a row for each, in every kind of sweep."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -161,8 +162,38 @@ def test_the_arguments_of_a_class_are_no_factors_but_are_named(tmp_path: Path) -
     sweep(tmp_path, SET, RIGL)
     design, _, _ = arrange(load_runs(tmp_path))
     assert design.factors == ("sparsity",)
-    assert "update_every differs too: 100 in RigL; null in SET." in list(design.notes())
+    assert design.moved["update_every"] == "update_every: 100 in RigL; null in SET."
+    words = " ".join(design.notes())
+    assert "with all settings equal but those that come with it" in words
+    assert "Settings that come with it and differ: sparsity.prune_fraction, update_every." in words
     assert design.against == {"sparsity": "SET"}
+
+
+def test_files_of_a_group_name_the_arms_where_every_run_chose_one(tmp_path: Path) -> None:
+    static = {"sparsity._target_": "sparse_lightning.StaticSparse", "sparsity.initial": "random"}
+    arms = {"static": static, "snip": {**static, "sparsity.initial": "snip"}, "own/set": SET}
+    for number, (name, settings) in enumerate(arms.items()):
+        for seed in range(2):
+            make_run(tmp_path / name, course(0.9, 7 * number + seed), seed, settings, choices={"sparsity": name})
+    design, _, _ = arrange(load_runs(tmp_path))
+    assert design.factors == ("sparsity",)
+    assert design.pairs == {"sparsity=own/set": "sparsity=static", "sparsity=snip": "sparsity=static"}
+    assert design.moved["initial"] == "initial: null in own/set; snip in snip; random in static."
+    make_run(tmp_path, course(0.9, 3), 2, RIGL, choices={"sparsity": "snip"})  # and another class: not that file
+    assert "sparsity=StaticSparse,initial=random" in arrange(load_runs(tmp_path))[0].arms
+
+
+def test_arms_that_never_rewired_and_too_few_pairs_are_named(tmp_path: Path) -> None:
+    same, moved = [math.nan, *[1.0] * 7], [math.nan, *[0.5] * 7]
+    for name, overlap in (("SET", moved), ("RigL", same)):
+        for seed in range(6):
+            settings = {"sparsity._target_": f"sparse_lightning.{name}"}
+            more = {"topology/jaccard/all": overlap}
+            make_run(tmp_path, course(0.9, seed), seed, settings, more=more)
+    words = " ".join(format_report(analyse([tmp_path])).split())
+    assert "the first connections are also the last: sparsity=RigL." in words
+    assert "With 6 pairs no difference can be significant after the correction" in words
+    assert "that takes 8 pairs" in words
 
 
 def test_factors_that_move_together_are_compared_and_named_as_such(tmp_path: Path) -> None:

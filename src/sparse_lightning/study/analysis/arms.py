@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from sparse_lightning.study.analysis.runs import COURSE, FACTS, label
+from sparse_lightning.study.analysis.runs import CHOICE, COURSE, FACTS, label
 from sparse_lightning.study.train.record import DATA, INCIDENTAL
 
 # Settings that may differ between runs of one arm: where a run is, and how it is run and watched.
 _INCIDENTAL = (*INCIDENTAL, "ckpt_path", "threads", "experiment_name", "enable_progress_bar", "default_root_dir")
-# Levels that others are naturally compared with, the first of them that a study has.
-_FIRST = ("false", "static", "StaticSparse", "random", "RandomRegrow", "null", "none", "Dense", "SET")
+# Levels that others are naturally compared with, the first of them that a study has, in whatever case and folder.
+_FIRST = ("false", "static", "staticsparse", "random", "randomregrow", "null", "none", "dense", "set")
 _ALONE, _CLASS = "all runs", "._target_"
 
 
@@ -22,12 +22,13 @@ class Design:
     """What varies between the runs of a study, other than their seeds.
 
     Attributes:
-        factors: The settings that differ between runs. That of a class, ``sparsity._target_``, is called ``sparsity``.
+        factors: The settings that differ between runs. That of a class, ``sparsity._target_``, is called ``sparsity``,
+            and so is the choice of a file of the group ``sparsity``, which takes its place.
         arms: For each combination of their levels that was run its levels, ``{"density=0.1": {"density": "0.1"}}``.
         against: The level of one or more factors that others are compared with.
         inferred: Whether `against` was not given but chosen here.
         settings: For each arm all its settings, labelled, by the names of the table of runs.
-        moved: Settings that differ too, but only along with a class: its arguments, in words.
+        moved: Settings that differ too, but only along with a class or a file: what it sets, each in words.
     """
 
     factors: tuple[str, ...] = ()
@@ -35,7 +36,7 @@ class Design:
     against: Mapping[str, str] = field(default_factory=dict)
     inferred: bool = True
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    moved: tuple[str, ...] = ()
+    moved: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def pairs(self) -> dict[str, str]:
@@ -64,12 +65,18 @@ class Design:
             together = any(
                 {**self.arms[arm], **self.against} != dict(self.arms[other]) for arm, other in self.pairs.items()
             )
-            rest = "although other settings differ too" if together else "with all other settings equal"
+            equal = (
+                "with all other settings equal"
+                if not self.moved
+                else "with all settings equal but those that come with it"
+            )
+            rest = "although other settings differ too" if together else equal
             yield f"Each arm is compared with {chosen}, {rest}, in pairs of runs with the same seed."
             alone = [arm for arm in self.arms if arm not in {*self.pairs, *self.pairs.values()}]
             if alone:
                 yield f"Not compared, because they have no counterpart: {'; '.join(alone)}."
-        yield from self.moved
+        if self.moved:
+            yield f"Settings that come with it and differ: {', '.join(self.moved)}. The page lists their levels."
 
 
 def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd.DataFrame, list[str]]:
@@ -92,9 +99,10 @@ def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd
     metrics = [name.removesuffix("_max_epoch") for name in map(str, runs) if name.endswith("_max_epoch")]
     outcomes = {*FACTS, *(f"{metric}_{what}" for metric in metrics for what in COURSE)}
     labels = runs[[name for name in runs if name not in outcomes]].map(label)
-    settings = [dict(zip(map(str, labels), levels, strict=True)) for levels in labels.to_numpy().tolist()]
+    own = [name for name in map(str, labels) if not name.startswith(CHOICE)]
+    settings = [dict(zip(own, levels, strict=True)) for levels in labels[own].to_numpy().tolist()]
     seeds = [name for name in map(str, labels) if name.rpartition(".")[2] == "seed"]
-    labels = _objects(labels)
+    labels = _files(_objects(labels))
     factors, moved = _factors(labels[[name for name in labels if name not in seeds]])
     titles = _titles(factors)
     levels = {titles[name]: _short(name, labels[name]) for name in factors}
@@ -107,9 +115,9 @@ def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd
     order = {name: sorted(dict.fromkeys(column), key=_order) for name, column in levels.items()}
     place = {arm: [order[name].index(level) for name, level in own.items()] for arm, own in arms.items()}
     first = sorted(arms, key=lambda arm: (not chosen.items() <= arms[arm].items(), place[arm]))
-    classes = [levels[titles[name]] for name in factors if name.endswith(_CLASS)]
+    classes = [levels[titles[name]] for name in factors if _decides(name)]
     groups = [",".join(row) for row in zip(*classes, strict=True)] or names
-    words = tuple(_moved(labels, name, groups) for name in moved if name != DATA)
+    words = {name: _moved(labels, name, groups) for name in moved if name != DATA}
     repeated = runs.duplicated(["arm", "pair"])
     notes = [
         f"{run['run']} is not counted: it repeats seed {run['pair']} of {run['arm']}."
@@ -151,6 +159,24 @@ def _objects(labels: pd.DataFrame) -> pd.DataFrame:
     return labels
 
 
+def _files(labels: pd.DataFrame) -> pd.DataFrame:
+    """Settings in which the file of a group stands for the class that it names, where every run was composed of one.
+
+    A file that stands for several classes, because a run was given another, stands for none.
+    """
+    for name in [name for name in map(str, labels) if name.startswith(CHOICE)]:
+        chosen, kind = labels[name], name.removeprefix(CHOICE) + _CLASS
+        known = kind in labels and "null" not in set(chosen) and chosen.nunique() > 1
+        clear = known and (labels.groupby(name)[kind].nunique() == 1).all()
+        labels = labels.drop(columns=kind if clear else name)
+    return labels
+
+
+def _decides(name: str) -> bool:
+    """Whether a setting is a class or a file, which brings others with it."""
+    return name.endswith(_CLASS) or name.startswith(CHOICE)
+
+
 def _follow(labels: pd.DataFrame, name: str, others: Sequence[str]) -> bool:
     """Whether a setting varies, and is the same wherever the others are."""
     return labels[name].nunique() > 1 and bool((labels.groupby(list(others))[name].nunique() == 1).all())
@@ -163,10 +189,10 @@ def _factors(labels: pd.DataFrame) -> tuple[list[str], list[str]]:
     """
     varying = [name for name in map(str, labels) if labels[name].nunique() > 1]
     varying = [name for name in varying if name.rpartition(".")[2] not in _INCIDENTAL]
-    classes = [name for name in varying if name.endswith(_CLASS)]
+    classes = [name for name in varying if _decides(name)]
 
     def follows(name: str) -> bool:
-        around = [each for each in classes if each != name and name.startswith(each.removesuffix("_target_"))]
+        around = [each for each in classes if each != name and name.startswith(f"{_group(each)}.")]
         within = (
             [other for other in varying if other != DATA] if name == DATA else around if name in classes else classes
         )
@@ -178,9 +204,14 @@ def _factors(labels: pd.DataFrame) -> tuple[list[str], list[str]]:
 
 def _titles(factors: Sequence[str]) -> dict[str, str]:
     """What factors are called: a class by what it is in, others by their last names where these are their own."""
-    last = {name: name.removesuffix(_CLASS).rpartition(".")[2] for name in factors}
+    last = {name: _group(name).rpartition(".")[2] for name in factors}
     taken = list(last.values())
-    return {name: short if taken.count(short) == 1 else name.removesuffix(_CLASS) for name, short in last.items()}
+    return {name: short if taken.count(short) == 1 else _group(name) for name, short in last.items()}
+
+
+def _group(name: str) -> str:
+    """A setting, or of a class or a file what it stands for."""
+    return name.removeprefix(CHOICE).removesuffix(_CLASS)
 
 
 def _moved(labels: pd.DataFrame, name: str, groups: Sequence[str]) -> str:
@@ -189,7 +220,7 @@ def _moved(labels: pd.DataFrame, name: str, groups: Sequence[str]) -> str:
     for group, level in dict(zip(groups, labels[name], strict=True)).items():
         found.setdefault(level, []).append(group)
     words = (f"{level} in {', '.join(where)}" for level, where in found.items())
-    return f"{name} differs too: {'; '.join(words)}."
+    return f"{name}: {'; '.join(words)}."
 
 
 def _short(name: str, levels: "pd.Series[Any]") -> list[str]:
@@ -203,9 +234,10 @@ def _short(name: str, levels: "pd.Series[Any]") -> list[str]:
 def _against(wanted: str | None, levels: Mapping[str, list[str]]) -> dict[str, str]:
     if wanted is None:
         for factor, found in levels.items():
+            named = {level.rpartition("/")[2].lower(): level for level in reversed(found)}
             for level in _FIRST:
-                if level in found:
-                    return {factor: level}
+                if level in named:
+                    return {factor: named[level]}
         return {factor: sorted(found, key=_order)[0] for factor, found in list(levels.items())[:1]}
     chosen = {}
     for pair in re.split(r",(?=[^,\]]+=)", wanted):

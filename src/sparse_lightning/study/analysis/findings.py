@@ -140,7 +140,15 @@ def analyse(
         found,
         conclusions=_conclusions(found, known),
         warnings=[*_diverged(frame), *_dead(found)],
-        notes=[*notes, *design.notes(), *_unpaired(found), *_published(found, known), *_explained(found, threshold)],
+        notes=[
+            *notes,
+            *design.notes(),
+            *_unpaired(found),
+            *_too_few(found),
+            *_unchanged(found),
+            *_published(found, known),
+            *_explained(found, threshold),
+        ],
     )
 
 
@@ -203,6 +211,28 @@ def _unpaired(found: Findings) -> list[str]:
                 named = ", ".join(sorted(missing, key=lambda seed: (len(seed), seed)))
                 notes.append(f"Not in the differences, because it has no pair: seed {named}, not finished in {arm}.")
     return notes
+
+
+def _unchanged(found: Findings) -> list[str]:
+    """Which arms never rewired, by the record of their masks."""
+    arms = [
+        arm
+        for arm, curve in found.arm_curves().items()
+        if column("jaccard", "all") in curve and (curve[column("jaccard", "all")].dropna() == 1).all()
+    ]
+    return [f"Never rewired, so that the first connections are also the last: {'; '.join(arms)}."] if arms else []
+
+
+def _too_few(found: Findings) -> list[str]:
+    """Whether there are so few pairs that no difference can be significant, however large."""
+    pairs = max((int(compared.main["pairs"].max()) for compared in found.comparisons), default=0)
+    enough = statistics.pairs_to_be_significant(len(found.main_metrics))
+    if not 1 < pairs < enough:
+        return []
+    return [
+        f"With {pairs} pairs no difference can be significant after the correction, however large: "
+        f"that takes {enough} pairs. The intervals hold with fewer."
+    ]
 
 
 def _published(found: Findings, known: Sequence[Experiment]) -> list[str]:

@@ -1,5 +1,6 @@
 """Folders of runs, read: a table with a row per run, the metrics of a run by epoch, and where runs come from."""
 
+import contextlib
 import csv
 import json
 import math
@@ -14,6 +15,7 @@ import pandas as pd
 from sparse_lightning.study.train.record import CONFIG, ERROR, METRICS, RESULT, divergence, read_config, read_metrics
 
 FACTS = ("run", "folder", "status", "error", "metric", "mode", "epochs", "run_time", "mean_epoch_time")
+CHOICE = "choice."  # before the name of a group: the file of it that a run was composed of
 COURSE = ("max", "max_epoch", "min", "min_epoch", "median", "last")
 _NOT_SETTINGS = ("logger", "report", "launcher")  # groups that say how a run is watched, not what it is
 
@@ -24,7 +26,8 @@ def load_runs(*folders: str | Path, metric: str | None = None, mode: str | None 
     Columns: `run`, the folder's name, and `folder`; `status`, one of finished, diverged (finished, but a loss or the
     metric is not a number), failed, unfinished and unreadable, and `error`, the reason; `metric` and `mode`, what it
     is judged by and whether its highest (max) or lowest (min) value is the best; every setting under its last name,
-    or under its dotted name where groups differ in it or it is an argument of an object within a group; for
+    or under its dotted name where groups differ in it or it is an argument of an object within a group;
+    ``choice.<group>``, the file that was chosen of a group, where the run was composed of files; for
     train_acc, val_acc and the metric ``_max``, ``_max_epoch``, ``_min``, ``_min_epoch``, ``_median`` and ``_last``,
     epochs counted from 0; `epochs`, how many there are; `run_time` and `mean_epoch_time` in seconds.
 
@@ -114,6 +117,7 @@ def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, A
         settings = dict(flat({key: value for key, value in config.items() if key not in _NOT_SETTINGS}))
         rows = load_metrics(folder)
         facts |= _status(folder, rows, wanted)
+        settings |= _choices(folder)
     except ValueError as error:
         facts["error"], settings = str(error), {}
     own = report.get("mode") if wanted == report.get("metric") else None
@@ -123,6 +127,14 @@ def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, A
         facts |= {f"{name}_{what}": None if values.empty else value for what, value in _course(values).items()}
     times = rows["epoch_time"] if "epoch_time" in rows else pd.Series(dtype=float)
     return facts | {"epochs": len(rows), "run_time": times.sum(), "mean_epoch_time": times.mean()}, settings
+
+
+def _choices(folder: Path) -> dict[str, str]:
+    """The file of each group that a finished run was composed of, as its result notes them."""
+    with contextlib.suppress(FileNotFoundError):  # it has not finished
+        choices = json.loads((folder / RESULT).read_text(encoding="utf-8")).get("choices")
+        return {f"{CHOICE}{group}": str(name) for group, name in dict(choices or {}).items()}
+    return {}
 
 
 def _course(values: "pd.Series[float]") -> dict[str, Any]:
@@ -194,11 +206,12 @@ def _tuples(value: Any) -> Any:
 def _short_names(settings: pd.DataFrame, taken: set[str]) -> pd.DataFrame:
     """Each setting under its last name, if those that share it are the same in every run and the name is free.
 
-    Arguments of an object within a group keep their dotted names.
+    Arguments of an object within a group, and choices of files, keep their dotted names.
     """
     groups: dict[str, list[str]] = {}
     for column in map(str, settings):
-        groups.setdefault(column if column.count(".") > 1 else column.rpartition(".")[2], []).append(column)
+        dotted = column.count(".") > 1 or column.startswith(CHOICE)
+        groups.setdefault(column if dotted else column.rpartition(".")[2], []).append(column)
     short: dict[str, pd.Series[Any]] = {}
     for name, columns in groups.items():
         same = all(settings[column].equals(settings[columns[0]]) for column in columns)

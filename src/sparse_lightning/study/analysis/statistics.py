@@ -87,9 +87,18 @@ def seeds_needed(effect: float, metrics: int = 1) -> float:
         return math.nan
     level = LEVEL / metrics
     effect = min(abs(effect), 2.0)  # beyond that the fewest pairs are enough, and the noncentral t loses its digits
-    pairs = np.arange(math.floor(math.log2(1 / level)) + 2, MOST + 1)
+    pairs = np.arange(pairs_to_be_significant(metrics), MOST + 1)
     enough = pairs[TTestPower().power(effect, pairs, level) >= 0.8]
     return float(enough[0]) if len(enough) else math.inf
+
+
+def pairs_to_be_significant(metrics: int = 1) -> int:
+    """How many pairs it takes for the smallest p-value of :func:`paired_test`, times Holm's factor, to be below 5%.
+
+    >>> pairs_to_be_significant(), pairs_to_be_significant(5)
+    (6, 8)
+    """
+    return math.floor(math.log2(metrics / LEVEL)) + 2
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -14,7 +14,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,6 +54,7 @@ class Job:
         swept: The settings that differ between the runs of its multirun, by their last names.
         alone: Whether it is started without a multirun.
         command: The command that started it, or its multirun.
+        choices: The file of each group that its configuration was composed of, ``{"sparsity": "set"}``.
     """
 
     config: str
@@ -61,6 +62,7 @@ class Job:
     swept: frozenset[str] = frozenset()
     alone: bool = False
     command: str = ""
+    choices: Mapping[str, str] = field(default_factory=dict)
 
 
 def command_of(config_name: str | None, overrides: Iterable[str], *options: str) -> str:

@@ -181,7 +181,7 @@ def _quieten() -> None:
 
 
 def _facts(job: Job) -> dict[str, Any]:
-    """Where the result comes from: date, command, machine, versions, and the commit of the checkout, if it is one."""
+    """Where the result comes from: date, command, files of groups, commit of the checkout, versions and machine."""
     packages = ("sparse_lightning", "torch", "lightning")
     versions = {name: version(name) for name in packages} | {"python": platform.python_version()}
     root = Path(__file__).parents[4]
@@ -191,4 +191,11 @@ def _facts(job: Job) -> dict[str, Any]:
         commit = asked.stdout.strip() or None
     date = datetime.now(UTC).isoformat(timespec="seconds")
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    return {"date": date, "command": job.command, "commit": commit, "versions": versions, "machine": machine}
+    return {
+        "date": date,
+        "command": job.command,
+        "choices": dict(job.choices),
+        "commit": commit,
+        "versions": versions,
+        "machine": machine,
+    }
