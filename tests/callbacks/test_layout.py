@@ -174,8 +174,23 @@ def test_a_checkpoint_becomes_the_bare_model_by_one_call(tmp_path):
 
 def test_another_layout_than_the_checkpoints_is_refused(tmp_path):
     fit(Net(), SET(density=0.3)).save_checkpoint(tmp_path / "masked.ckpt")
-    with pytest.raises(RuntimeError, match=r"Expected network\.0\.values, .* got a dense network\.0\.weight"):
+    with pytest.raises(ValueError, match=r"Expected a checkpoint of layout='csr' for network\.0, .* layout='masked'"):
         fit(Net(), SET(density=0.3, layout="csr"), ckpt_path=tmp_path / "masked.ckpt")
+    fit(Net(), SET(density=0.3, layout="csr")).save_checkpoint(tmp_path / "csr.ckpt")
+    with pytest.raises(ValueError, match=r"got layout='masked' \(there 'csr'\)"):
+        fit(Net(), SET(density=0.3), ckpt_path=tmp_path / "csr.ckpt")
+
+
+def test_a_checkpoint_of_connections_is_tested_in_the_dense_model(tmp_path):
+    trained = Net()
+    fit(trained, SET(density=0.3, layout="csr")).save_checkpoint(tmp_path / "csr.ckpt")
+    fresh = Net()
+    settings = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = Trainer(callbacks=[SET(density=0.3, layout="csr")], **settings)
+    (outputs,) = trainer.predict(fresh, DataLoader(IMAGES, 192), ckpt_path=tmp_path / "csr.ckpt")
+    torch.testing.assert_close(outputs, trained.eval()(IMAGES))
+    assert type(fresh.network[0]) is nn.Linear
+    assert not fresh._load_state_dict_pre_hooks  # nothing stays behind
 
 
 def test_a_second_fit_goes_on_with_the_topology():

@@ -25,7 +25,11 @@ def test_layers_above_the_density_stay_dense():
     one.weight.data[1:] = 0
     sparse = to_csr(nn.Sequential(one, two))
     assert [type(each) for each in sparse] == [SparseLinear, nn.Linear]
-    assert type(to_csr(nn.Sequential(one, two), max_density=1.0)[1]) is SparseLinear
+    stored = to_csr(nn.Sequential(one, two), max_density=1.0)
+    assert type(stored[1]) is SparseLinear
+    again = to_csr(stored)  # what was stored before goes by the density too
+    assert [type(each) for each in again] == [SparseLinear, nn.Linear]
+    torch.testing.assert_close(again(torch.ones(2, 10)), stored(torch.ones(2, 10)))
 
 
 def test_what_cannot_be_is_named():

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import runpy
 import signal
 import subprocess
@@ -104,7 +105,8 @@ def test_a_killed_run_continues_from_its_last_checkpoint_to_the_same_bits(tmp_pa
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert not (killed / "result.json").exists()
-    script("train.py", *settings, f"output_dir={killed}")
+    continued = script("train.py", *settings, f"output_dir={killed}")
+    assert re.search(r"^Continuing after epoch [345]\.$", continued.stdout, re.MULTILINE)
 
     assert metrics(killed).equals(metrics(straight))
     one, other = (torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (straight, killed))
@@ -133,9 +135,10 @@ def test_help_describes_every_key() -> None:
         for path in (ROOT / "conf" / group).glob("*.yaml"):
             keys += [f"{group}.{key}" for key in OmegaConf.load(path) if not str(key).startswith("_")]
     for key in set(keys):
-        lines = [number for number, text in enumerate(printed) if text.startswith(f"  {key}=")]
-        assert len(lines) == keys.count(key)
-        assert all(printed[line + 1].startswith("      ") for line in lines)
+        (line,) = (number for number, text in enumerate(printed) if text.startswith(f"  {key}="))
+        assert printed[line + 1].startswith("      ")
+    assert "  sparsity.schedule=constant | cosine | linear" in printed  # of files that differ each value, once
+    assert any(line.startswith("sparsity=chtss/set ") for line in printed)
 
 
 @pytest.mark.slow
@@ -179,6 +182,11 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["sparsity=sett"],
             "rigl, set, snfs, snip, static, synflow, top_kast, weighted, got 'sett'. Did you mean 'set'?",
         ),
+        (
+            ["sparsity=set,rigl"],
+            "Expected one value for each key, got several in 'sparsity=set,rigl'; -m",
+        ),
+        (["sparsity=set", "sparsity.densty=0.1"], "got 'sparsity.densty'. Did you mean 'sparsity.density'?"),
         (["sparsity.density=0.1"], "Expected sparsity=NAME to choose what has 'sparsity.density', as in sparsity=set"),
         (["sparsity=set", "model.density=0.1"], "Expected sparsity.density instead of model.density"),
         (["sparsity=set", "model.hebbian_grow=true"], "Expected sparsity.growth instead of model.hebbian_grow"),

@@ -4,8 +4,10 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.hooks import RemovableHandle
 
 from sparse_lightning.callbacks import compatibility
+from sparse_lightning.callbacks.layout import adapt_state
 from sparse_lightning.callbacks.sparse_training import SparseTraining
 from sparse_lightning.callbacks.summary import topology_metrics
 
@@ -15,6 +17,7 @@ class SparseTrainingHooks(Callback, ABC):
 
     log_topology: bool
     _training: SparseTraining
+    _adapting: RemovableHandle | None = None
 
     @abstractmethod
     def should_rewire(self, trainer: Trainer, pl_module: LightningModule) -> bool:
@@ -35,8 +38,9 @@ class SparseTrainingHooks(Callback, ABC):
         """What a resumed run has to share with the one before, in words."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse strategies that shard weights, and store weights as `layout` says."""
+        """Refuse strategies that shard weights, store weights as `layout` says, and load checkpoints of any layout."""
         compatibility.refuse_sharding(trainer)
+        self._adapting = pl_module.register_load_state_dict_pre_hook(adapt_state)  # type: ignore[no-untyped-call]
         if stage == "fit":
             self._training.store(trainer, pl_module)
 
@@ -100,12 +104,19 @@ class SparseTrainingHooks(Callback, ABC):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check once more what others have done at the end of a training."""
+        self._stop_adapting()
         if stage == "fit":
             self._training.check_end(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no hook behind."""
+        self._stop_adapting()
         self._training.detach()
+
+    def _stop_adapting(self) -> None:
+        if self._adapting is not None:
+            self._adapting.remove()
+            self._adapting = None
 
     def enforce(self) -> None:
         """Zero the inactive weights, after something other than an optimizer's step has changed them."""

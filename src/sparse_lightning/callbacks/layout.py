@@ -2,13 +2,13 @@
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from sparse_lightning.callbacks.selection import layer_name
-from sparse_lightning.nn.sparse_linear import SparseLinear, store_by_feature
+from sparse_lightning.nn.sparse_linear import CSR_PARTS, SparseLinear, join_weights, store_by_feature
 
 LayoutName = Literal["masked", "csr", "auto"]
 
@@ -95,14 +95,37 @@ def replace_linear(module: nn.Module, path: str, mask: Tensor) -> None:
     """Put a SparseLinear at every place where a Linear is."""
     linear = module.get_submodule(path)
     assert isinstance(linear, nn.Linear)
-    layer = SparseLinear.from_linear(linear, mask)
+    replace_layer(module, linear, SparseLinear.from_linear(linear, mask))
+
+
+def replace_layer(module: nn.Module, old: nn.Module, layer: nn.Module) -> None:
+    """Put a layer at every place where another is."""
     for place, each in list(module.named_modules(remove_duplicate=False)):
-        if each is linear:
+        if each is old:
             path, _, child = place.rpartition(".")
             parent = module.get_submodule(path)
             setattr(parent, child, layer)
             if isinstance(parent, nn.TransformerEncoderLayer):
                 parent.activation_relu_or_gelu = 0  # evaluates by its layers, not by a kernel for dense weights
+
+
+def adapt_state(module: nn.Module, state: dict[str, Any], *_: Any) -> None:
+    """Before a state is loaded: weights that it has as connections become dense where the model's layers are dense.
+
+    Raises:
+        ValueError: It has dense weights where the model's layers store their connections.
+    """
+    sparse = {path for path, each in module.named_modules(remove_duplicate=False) if isinstance(each, SparseLinear)}
+    if masked := [path for path in sorted(sparse) if f"{path}.weight" in state]:
+        raise ValueError(
+            f"Expected a checkpoint of layout='csr' for {', '.join(masked)}, got one of layout='masked': resume with "
+            "that layout, or load its weights into the model and call fit without ckpt_path"
+        )
+    for name, weight in join_weights(state).items():
+        if name not in state and name.rpartition(".")[0] not in sparse:
+            for part in CSR_PARTS:
+                del state[name.removesuffix("weight") + part]
+            state[name] = weight.to_dense()
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -231,8 +231,13 @@ class PruneRegrow(SparseTrainingHooks):
         return self._training.topology.masks.dead(module)
 
     def summary(self) -> str:
-        """Return a table of the layers, what stays dense and why, and the density of the whole model."""
-        self._training.receive()
+        """Return a table of the layers, what stays dense and why, and the density of the whole model.
+
+        Raises:
+            RuntimeError: No model is set up.
+        """
+        if not self.masks:
+            raise RuntimeError("Expected a model that fit or sparsify has set up, got none to summarise")
         own = type(self).__name__  # of a method that decides by itself
         growth = own if self._has_own_scores else repr(self.growth) if self.growth else "none"
         criteria = repr(self.pruning) if type(self).prune_mask is PruneRegrow.prune_mask else own, growth

@@ -223,7 +223,7 @@ class _Inventory:
         ]
         if not names and not (computed and any(matches(name, pattern) for name in self.computed)):
             layers = [layer_name(name) for name in self.usual]
-            anywhere = any(matches(name, f"*{pattern}") for name in self.parameters)
+            anywhere = any(matches(name, f"*{pattern}") for name in self.usual)
             hint = f"did you mean '*{pattern}'?" if anywhere else nearest(pattern, layers)
             raise ValueError(
                 f"Expected a layer to match {pattern!r} in {argument}, got only {', '.join(layers) or 'none'}"

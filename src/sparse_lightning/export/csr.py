@@ -6,7 +6,7 @@ from typing import TypeVar
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from sparse_lightning.callbacks.layout import obstacle, replace_linear
+from sparse_lightning.callbacks.layout import obstacle, replace_layer, replace_linear
 from sparse_lightning.callbacks.selection import layer_name
 from sparse_lightning.functional.checks import expect, is_number
 from sparse_lightning.nn.sparse_linear import sparse_layers
@@ -18,7 +18,8 @@ def to_csr(model: M, *, max_density: float = 0.2) -> M:
     """Return a copy of a model, in evaluation mode, whose sparse Linear layers compute on their connections alone.
 
     Each ``nn.Linear`` with at most `max_density` of its weights nonzero becomes a
-    :class:`~sparse_lightning.SparseLinear` with the same outputs up to rounding. Others stay. On a CPU; ``python
+    :class:`~sparse_lightning.SparseLinear` with the same outputs up to rounding. Others are dense, those too that were
+    trained with ``layout="csr"``. On a CPU; ``python
     scripts/benchmark.py --only inference`` measures the densities at which it pays.
 
     Args:
@@ -35,6 +36,9 @@ def to_csr(model: M, *, max_density: float = 0.2) -> M:
     """
     expect(is_number(max_density) and 0 < max_density <= 1, "max_density in (0, 1]", max_density)
     copied = copy.deepcopy(model).eval().requires_grad_(False)
+    for layer in list(sparse_layers(copied).values()):
+        if layer.density > max_density:
+            replace_layer(copied, layer, layer.to_linear())
     reasons = {}
     for name, linear in list(copied.named_modules()):
         if isinstance(linear, nn.Linear):

@@ -367,6 +367,7 @@ def _shortest(density: float, numel: int) -> float:
     return next((short for short in candidates if round(short * numel) == round(density * numel)), density)
 
 
+CSR_PARTS = ("crow_indices", "col_indices", "values", "shape")  # of a weight, in a state_dict
 _ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Dropout, nn.Identity)
 
 
@@ -455,13 +456,10 @@ def join_weights(state: Mapping[str, Any]) -> dict[str, Any]:
     joined: dict[str, Any] = {}
     for name, value in state.items():
         prefix, last = name[: name.rfind(".") + 1], name.rpartition(".")[2]
-        parts: list[Any] = [state.get(prefix + part) for part in _PARTS]
-        if last not in _PARTS or not all(isinstance(part, Tensor) for part in parts):
+        parts: list[Any] = [state.get(prefix + part) for part in CSR_PARTS]
+        if last not in CSR_PARTS or not all(isinstance(part, Tensor) for part in parts):
             joined[name] = value
         elif last == "values":
             crow_indices, col_indices, values, shape = parts
             joined[f"{prefix}weight"] = csr_tensor(crow_indices, col_indices, values.detach(), tuple(shape.tolist()))
     return joined
-
-
-_PARTS = ("crow_indices", "col_indices", "values", "shape")

@@ -135,16 +135,17 @@ def explain(error: Exception, conf: Path) -> str:
         return f"Expected {group} to be one of {', '.join(options)}, got {name!r}" + _nearest(name, options)
     if unknown := re.search(r"Could not override '(.*?)'", text):
         key = unknown[1]
-        if key.startswith("sparsity."):
-            return f"Expected sparsity=NAME to choose what has {key!r}, as in sparsity=set; +{key} adds an argument"
         keys, group = _keys(conf), key.partition(".")[0]
+        if group == "sparsity" and "sparsity.density" not in keys:
+            return f"Expected sparsity=NAME to choose what has {key!r}, as in sparsity=set; +{key} adds an argument"
         if own := [each.partition(".")[2] for each in keys if each.startswith(f"{group}.")]:
             return f"Expected a key of {group} ({', '.join(own)}), got {key!r}{suggest(key, keys)}"
         return f"Expected a key of the configuration, got {key!r}{suggest(key, keys)}"
     if missing := re.search(r"Additional config directory '(.*)' not found", text):
         return f"Expected --config-dir to be a folder, got {missing[1]}"
-    if several := re.search(r"Sweep parameters '(.*)' requires --multirun", text):
-        return f"Expected one value for each key, got several in {several[1]!r}; -m runs them all"
+    several = re.search(r"Sweep parameters '(.*)' requires --multirun|Ambiguous value for argument '(.*)'", text)
+    if several:
+        return f"Expected one value for each key, got several in {several[1] or several[2]!r}; -m runs them all"
     if isinstance(error, ConfigCompositionException | MissingConfigException):
         return " ".join(text.partition("Config search path")[0].split())
     return sentence(error)
@@ -231,8 +232,11 @@ def _report() -> bool:
 
 
 def _keys(conf: Path) -> list[str]:
-    """The keys of the configuration, with the groups that the command chooses, as far as it can be read."""
-    chosen = [each for each in sys.argv[1:] if key_of(each) in GROUPS and "," not in each]
+    """The keys of the configuration, with the groups that the command chooses, as far as it can be read.
+
+    Of the files of a group that is swept the first counts.
+    """
+    chosen = [each.partition(",")[0] for each in sys.argv[1:] if key_of(each) in GROUPS]
     if folder := _own_conf():
         chosen.append(f"hydra.searchpath=['file://{folder}']")
     GlobalHydra.instance().clear()
@@ -250,12 +254,24 @@ def _help(conf: Path) -> str:
     """Usage, and every key with the words beside it in its file."""
     train = program()
     sections = [USAGE.format(train=train, report=train.replace("train", "report"))]
-    for path in sorted(conf.glob("*.yaml")) + sorted(conf.glob("*/*.yaml")) + sorted(conf.glob("hydra/*/*.yaml")):
-        group = path.parent.relative_to(conf).as_posix().strip(".")
-        lines = path.read_text(encoding="utf-8").splitlines()
-        keys = [match.groups() for line in lines if (match := re.match(r"(\w+): +(.+?) +# (.+)", line))]
-        title = next((f"   {line[2:]}" for line in lines if line.startswith("# ") and not line.startswith("# @")), "")
+    for folder in (conf, *sorted(path for path in conf.rglob("*") if path.is_dir())):
+        paths, group = sorted(folder.glob("*.yaml")), folder.relative_to(conf).as_posix().strip(".")
+        choice = f"{group}=" if "/" not in group or group.startswith("hydra/") else f"{group.replace('/', '=', 1)}/"
+        names = [f"{choice}{path.stem}" if group else f"--config-name {path.stem}" for path in paths]
+        values: dict[str, list[str]] = {}
+        said: dict[str, str] = {}
+        for name, path in zip(names, paths, strict=True):
+            lines = path.read_text(encoding="utf-8").splitlines()
+            keys = [match.groups() for line in lines if (match := re.match(r"(\w+): +(.+?) +# (.+)", line))]
+            title = next((line[2:] for line in lines if line.startswith("# ") and not line.startswith("# @")), "")
+            sections.append(f"{name:<{max(map(len, names))}}  {title}".rstrip())
+            for key, value, words in keys:
+                values.setdefault(key, []).append(value)
+                said[key] = max(said.get(key, ""), words, key=len)
         prefix = f"{group.replace('/', '.')}." if group else ""
-        sections.append((f"{group}={path.stem}" if group else f"--config-name {path.stem}") + title)
-        sections += [f"  {prefix}{key}={value}\n      {words}" for key, value, words in keys] + [""]
+        for key, words in said.items():
+            sections.append(f"  {prefix}{key}={' | '.join(dict.fromkeys(values[key]))}\n      {words}")
+        if any(len({*found}) > 1 for found in values.values()):
+            sections.append(f"  A | B: files differ; {train} {choice}NAME --cfg job shows the values of one")
+        sections += [""] if paths else []
     return "\n".join(sections).replace("$", "$$")  # Hydra makes a template of it

@@ -164,8 +164,8 @@ def test_the_arguments_of_a_class_are_no_factors_but_are_named(tmp_path: Path) -
     assert design.factors == ("sparsity",)
     assert design.moved["update_every"] == "update_every: 100 in RigL; null in SET."
     words = " ".join(design.notes())
-    assert "with all settings equal but those that come with it" in words
-    assert "Settings that come with it and differ: sparsity.prune_fraction, update_every." in words
+    assert "with all other settings equal but those that come with it" in words
+    assert "Those that come with it: sparsity.prune_fraction, update_every." in words
     assert design.against == {"sparsity": "SET"}
 
 

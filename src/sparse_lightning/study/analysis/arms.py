@@ -65,18 +65,14 @@ class Design:
             together = any(
                 {**self.arms[arm], **self.against} != dict(self.arms[other]) for arm, other in self.pairs.items()
             )
-            equal = (
-                "with all other settings equal"
-                if not self.moved
-                else "with all settings equal but those that come with it"
-            )
-            rest = "although other settings differ too" if together else equal
+            but = " but those that come with it" if self.moved else ""
+            rest = "although other settings differ too" if together else f"with all other settings equal{but}"
             yield f"Each arm is compared with {chosen}, {rest}, in pairs of runs with the same seed."
             alone = [arm for arm in self.arms if arm not in {*self.pairs, *self.pairs.values()}]
             if alone:
                 yield f"Not compared, because they have no counterpart: {'; '.join(alone)}."
         if self.moved:
-            yield f"Settings that come with it and differ: {', '.join(self.moved)}. The page lists their levels."
+            yield f"Those that come with it: {', '.join(self.moved)}. The page lists their levels."
 
 
 def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd.DataFrame, list[str]]:

@@ -104,6 +104,8 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
     for text in refused if is_first() else ():
         since = f"after epoch {trained}" if path else "from the start"
         print(f"{folder.name}: {text}; continuing {since}", file=sys.stderr, flush=True)
+    if path and not refused and job.alone and is_first():
+        print(f"Continuing after epoch {trained}.", flush=True)
     (folder / ERROR).unlink(missing_ok=True)
     torch.set_num_threads(cfg.threads)
     seed_everything(cfg.seed, verbose=False)
