@@ -3,7 +3,9 @@
     python examples/images.py resnet RigL
     python examples/images.py vit SET
 
-It prints the table of the sparse layers and the accuracy on the test images.
+It prints the table of the sparse layers and the accuracy on the test images. As a study of both, 30 runs::
+
+    PYTHONPATH=examples python scripts/train.py --config-dir examples/conf -m experiment=images model=resnet,vit
 """
 
 import sys
@@ -37,16 +39,19 @@ class VisionTransformer(nn.Module):
 def resnet() -> nn.Module:
     """Return a ResNet-18 whose first convolution suits small images of one channel."""
     network = torchvision.models.resnet18(num_classes=10)
-    network.conv1 = nn.Conv2d(1, 64, kernel_size=3, padding=1, bias=False)
+    network.conv1 = nn.Conv2d(1, 64, kernel_size=3, stride=2, padding=1, bias=False)
     return network
 
 
-class Classifier(LightningModule):
-    """Any network that returns logits."""
+NETWORKS = {"resnet": resnet, "vit": VisionTransformer}
 
-    def __init__(self, network: nn.Module) -> None:
+
+class Classifier(LightningModule):
+    """A network that returns logits, by its name."""
+
+    def __init__(self, network: str, learning_rate: float = 1e-3) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.learning_rate = NETWORKS[network](), learning_rate
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -59,12 +64,12 @@ class Classifier(LightningModule):
         accuracy = (self.network(images).argmax(1) == labels).float().mean()
         self.log("val_acc", accuracy, batch_size=len(labels), prog_bar=True)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW."""
-        return torch.optim.AdamW(self.parameters(), lr=1e-3)
-
-
-NETWORKS = {"resnet": resnet, "vit": VisionTransformer}
+    def configure_optimizers(self) -> dict[str, object]:
+        """Return AdamW, with a learning rate that falls to zero step by step."""
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def main(network: str = "vit", method: str = "SET", density: float = 0.1, **options: object) -> float:
@@ -74,7 +79,7 @@ def main(network: str = "vit", method: str = "SET", density: float = 0.1, **opti
     sparse = getattr(sparse_lightning, method)(density, **schedule)
     given = {"max_epochs": 3, "logger": False, "enable_checkpointing": False, "enable_model_summary": False} | options
     trainer = Trainer(callbacks=[sparse], **given)
-    trainer.fit(Classifier(NETWORKS[network]()), MNISTDataModule())
+    trainer.fit(Classifier(network), MNISTDataModule())
     accuracy = float(trainer.callback_metrics["val_acc"])
     print(sparse.summary())
     print(f"{network}, {method} at density {density}: val_acc {100 * accuracy:.2f}%")

@@ -177,6 +177,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "Expected experiment to be one of chtss_table7, density, headline, hebbian_and_magnitude_pruning, ",
         ),
         (["+experiment=foo"], "experiment"),
+        (["+model.dropout=0.1"], "Expected model.dropout=VALUE without the +, since the configuration has that key"),
         (["+foo.bar=0.1"], "Expected a key of the configuration (model, data, sparsity, callbacks, trainer, logger,"),
         (
             ["sparsity=sett"],

@@ -141,6 +141,8 @@ def explain(error: Exception, conf: Path) -> str:
         if own := [each.partition(".")[2] for each in keys if each.startswith(f"{group}.")]:
             return f"Expected a key of {group} ({', '.join(own)}), got {key!r}{suggest(key, keys)}"
         return f"Expected a key of the configuration, got {key!r}{suggest(key, keys)}"
+    if there := re.search(r"Could not append to config. An item is already at '(.*?)'", text):
+        return f"Expected {there[1]}=VALUE without the +, since the configuration has that key"
     if missing := re.search(r"Additional config directory '(.*)' not found", text):
         return f"Expected --config-dir to be a folder, got {missing[1]}"
     several = re.search(r"Sweep parameters '(.*)' requires --multirun|Ambiguous value for argument '(.*)'", text)

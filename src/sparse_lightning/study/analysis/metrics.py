@@ -191,7 +191,7 @@ def with_dead_share(curve: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
     shares = {column("dead", layer): counts / np.maximum(active[layer], 1) for layer, counts in dead.items()}
     if dead:
         shares[column("dead", "all")] = sum(dead.values()) / np.maximum(sum(active[layer] for layer in dead), 1)
-    return curve.assign(**shares)
+    return pd.concat([curve, pd.DataFrame(shares, index=curve.index)], axis=1)  # at once, however many layers
 
 
 def _area(values: "pd.Series[float]") -> float:
