@@ -70,7 +70,7 @@ def load_metrics(folder: str | Path) -> pd.DataFrame:
         raise ValueError(reason) from error
     if rows and ("epoch" not in table or table["epoch"].tolist() != sorted(set(table["epoch"]))):
         raise ValueError(f"Expected {METRICS} to have a row an epoch, in order, got others")
-    return table.astype({"epoch": int}) if rows else table
+    return table.assign(epoch=table["epoch"].astype(int)) if rows else table
 
 
 def label(value: Any) -> str:
