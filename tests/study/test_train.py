@@ -106,7 +106,7 @@ def test_a_killed_run_continues_from_its_last_checkpoint_to_the_same_bits(tmp_pa
         process.send_signal(signal.SIGKILL)
     assert not (killed / "result.json").exists()
     continued = script("train.py", *settings, f"output_dir={killed}")
-    assert re.search(r"^Continuing after epoch [345]\.$", continued.stdout, re.MULTILINE)
+    assert re.search(r"^Continuing after epoch [2-5]\.$", continued.stdout, re.MULTILINE)
 
     assert metrics(killed).equals(metrics(straight))
     one, other = (torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (straight, killed))
