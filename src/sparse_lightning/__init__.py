@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         LotteryTicket,
         RandomRegrow,
         RigL,
+        SRigL,
         StaticSparse,
         TopKAST,
     )
@@ -89,6 +90,7 @@ _NAMES = {
         "MEST",
         "SET",
         "SNFS",
+        "SRigL",
         "HebbianRegrow",
         "LotteryTicket",
         "RandomRegrow",
@@ -183,6 +185,7 @@ __all__ = [
     "ReDo",
     "RelativeImportancePruning",
     "RigL",
+    "SRigL",
     "SignedMagnitudePruning",
     "SoftCannistraciHebbGrowth",
     "SoftGrowth",

@@ -61,7 +61,7 @@ def agreeing(folder: Path) -> dict[str, Any]:
         found[initial] = fit(layers, PruneRegrow(density=0.25, initial=initial), data, 2)
     found["dsr"] = fit(layers, DSR(density=0.25, every_n_steps=2), data, 4)
     found["lottery ticket"] = fit(layers, LotteryTicket(density=0.25), data, 4)
-    for structure, kept in (("fan_in", "random"), ("2:4", "last")):
+    for structure, kept in (("fan_in", "random"), ("fan_in:0.6", "zero"), ("2:4", "last")):
         options = {"structure": structure, "grown_weights": kept, "exclude": "network.0"}
         found[structure] = fit(wide, PruneRegrow(density=0.5, growth="hebbian", **options), data, 4)
     found["resnet"] = fit(resnet(), PruneRegrow(density=0.3, growth="hebbian"), images, 2)

@@ -59,7 +59,7 @@ def test_connections_alone_and_a_density_that_falls_agree_on_every_process(agree
 
 @pytest.mark.parametrize(
     ("method", "active"),
-    [("snip", 36), ("grasp", 36), ("dsr", 36), ("lottery ticket", 36), ("fan_in", 76), ("2:4", 76)],
+    [("snip", 36), ("grasp", 36), ("dsr", 36), ("lottery ticket", 36), ("fan_in", 76), ("fan_in:0.6", 76), ("2:4", 76)],
 )
 def test_first_batches_redistribution_rewinding_and_structure_agree_on_every_process(agreeing, method, active):
     one, other = (found[method] for found in agreeing)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparse_lightning import PruneRegrow, RigL
+from sparse_lightning import PruneRegrow, RigL, SRigL
 from sparse_lightning.export.semi_structured import is_n_m
 from sparse_lightning.functional.masks import positions_of
 from sparse_lightning.functional.structure import structure_of
@@ -24,7 +24,7 @@ def even() -> nn.Sequential:
 
 
 @pytest.mark.parametrize("layout", ["masked", "csr"])
-@pytest.mark.parametrize("structure", ["1:2", "fan_in", "2x2"])
+@pytest.mark.parametrize("structure", ["1:2", "fan_in", "fan_in:0.6", "2x2"])
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way["growth"])
 def test_every_criterion_keeps_the_structure_and_the_number(fit, model, even, way, structure, layout):
     seen = []
@@ -67,6 +67,18 @@ def test_convolutions_have_one_fan_in_of_all_their_inputs(fit, model):
     fit(model(network), callback, epochs=4)
     for mask in callback.masks.values():
         assert len(set(mask.flatten(1).sum(1).tolist())) == 1
+
+
+@pytest.mark.parametrize("layout", ["masked", "csr"])
+def test_units_are_ablated_in_training_and_the_number_stays(fit, model, layout):
+    network = nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 4))
+    callback = SRigL(0.2, structure="fan_in:0.9", every_n_steps=2, distribution="uniform", seed=0, layout=layout)
+    fit(model(network), callback, epochs=6)
+    (first, _) = callback.masks.values()
+    counts = first.sum(1)
+    assert int(counts.sum()) == 48
+    assert 0 < int((counts > 0).sum()) < 40
+    assert counts[counts > 0].max() - counts[counts > 0].min() <= 1
 
 
 def test_trained_weights_are_cut_to_the_largest_that_the_structure_allows(model, even):

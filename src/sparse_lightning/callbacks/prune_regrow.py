@@ -80,7 +80,8 @@ class PruneRegrow(SparseTrainingHooks):
             :mod:`sparse_lightning.functional.schedules`.
         distribution: How the density spreads over layers; see :mod:`sparse_lightning.functional.densities`.
         structure: What the connections of each layer keep: ``"2:4"`` two of every four inputs, ``"fan_in"`` as many for
-            each output unit, ``"4x4"`` blocks; see :mod:`sparse_lightning.functional.structure`. None: nothing.
+            each output unit, ``"fan_in:0.3"`` so too, but for units that are ablated, ``"4x4"`` blocks; see
+            :mod:`sparse_lightning.functional.structure`. None: nothing.
         include: Globs over parameter or layer names of what to train sparse; None for the default. See
             :class:`~sparse_lightning.callbacks.selection.Selection` for both.
         exclude: Globs of what to leave dense.

@@ -1,4 +1,4 @@
-"""Structures of a mask that hardware can use: N of every M inputs, one fan-in for all units, blocks.
+"""Structures of a mask that hardware can use: N of every M inputs, one fan-in for all units or for those left, blocks.
 
 A weight (out, in, ...) is taken as a matrix (out, fan-in). Connections are given by their positions, the sorted indices
 into the flattened weight. Any criterion prunes and grows with any structure: what it prunes decides how many each group
@@ -68,8 +68,7 @@ class Groups(Structure):
     """Each group of consecutive inputs of a unit has as many connections as the others, and keeps that number.
 
     Args:
-        size: Inputs in a group; None for all of a unit: one fan-in for all units (Lasby et al. 2024, "Dynamic Sparse
-            Training with Structured Sparsity", without its ablation of units).
+        size: Inputs in a group; None for all of a unit: one fan-in for all units.
         active: How many of them are active, as in 2:4 (Mishra et al. 2021); None follows the density.
 
     >>> mask = Groups(4, 2).first(torch.tensor([[5., 1., 4., 3., 0., 7., 8., 9.]]), 4, torch.Generator())
@@ -137,6 +136,92 @@ class Groups(Structure):
         lost = torch.bincount(dropped // size, minlength=scores.numel() // size)
         grown = candidates[_ranks(groups, values, generator) < lost[groups]]
         return dropped[~contains(grown, dropped)], grown[~contains(positions, grown)]
+
+
+class AblatedFanIn(Groups):
+    """One fan-in for all units but those that few salient connections reach, which lose all of theirs: SRigL.
+
+    A rewiring that prunes K connections calls those that stay, and the K inactive ones of the highest scores, salient.
+    A unit with fewer of them than a share of the fan-in is ablated, and the others divide its connections. Where these
+    do not divide evenly fan-ins differ by one, so that the number of connections stays exact. An ablated unit stays so.
+
+    Source: Lasby et al. 2024, "Dynamic Sparse Training with Structured Sparsity", ICLR, section 3.1, whose number of
+    connections is rounded to a whole fan-in. A unit that has no other left to grow takes back one that was just pruned.
+
+    Args:
+        min_salient: The share of the fan-in, in [0, 1], that has to be salient. A unit without any is always ablated.
+
+    >>> positions, pruned = torch.tensor([0, 1, 4, 5]), torch.tensor([True, True, False, False])
+    >>> scores = torch.tensor([[0., 0., 0., 0.], [0., 0., 2., 1.]])
+    >>> AblatedFanIn(0.5).exchange(positions, pruned, scores, torch.Generator())
+    (tensor([0, 1]), tensor([6, 7]))
+    """
+
+    def __init__(self, min_salient: float) -> None:
+        super().__init__()
+        self.min_salient = min_salient
+
+    def count(self, shape: Sequence[int], count: int) -> int:
+        """Return the number itself, or one connection for each unit."""
+        return max(count, shape[0])
+
+    def first(self, scores: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Return the highest scores of each unit."""
+        size, own = self._size(scores.shape), torch.arange(scores.numel(), device=scores.device)
+        each, rest = divmod(count, len(scores))
+        ranks = _ranks(own // size, scores.flatten(), generator)
+        next_best = choose(scores, rest, (ranks == each).view(scores.shape), generator)
+        return (ranks < each).view(scores.shape) | next_best
+
+    def fits(self, positions: Tensor, shape: Sequence[int]) -> bool:
+        """Return whether the units that have connections have as many, or one more."""
+        counts = torch.bincount(positions // self._size(shape))
+        return len(counts) > 0 and bool(counts.max() - counts[counts > 0].min() <= 1)
+
+    def prune(
+        self, positions: Tensor, pruned: Tensor, values: Tensor, shape: Sequence[int], generator: torch.Generator,
+        *, regrow: bool,
+    ) -> Tensor:  # fmt: skip
+        """Return what the criterion chose: what a unit cannot replace grows again."""
+        return pruned
+
+    def exchange(
+        self, positions: Tensor, pruned: Tensor, scores: Tensor, generator: torch.Generator, *, regrow: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return the exchange after which the units that are left have the same fan-in."""
+        size, units = self._size(scores.shape), len(scores)
+        kept, dropped = positions[~pruned], positions[pruned]
+        active = torch.bincount(positions // size, minlength=units) > 0
+        candidates = (~mask_of(kept, (scores.numel(),))).nonzero().squeeze(1)
+        candidates = candidates[active[candidates // size]]
+        values = scores.flatten()[candidates]
+        if not values.isfinite().all():
+            raise ValueError("Expected finite scores, got NaN or infinity")
+        ranks = _ranks(torch.zeros_like(candidates), values, generator)
+        if not regrow:  # behind all others, for units that have no other left
+            ranks += len(candidates) * contains(dropped, candidates)
+        salient = torch.cat([kept, candidates[ranks < len(dropped)]])
+        left = self._left(active, torch.bincount(salient // size, minlength=units), len(positions), size, generator)
+        kept = kept[left[kept // size]]
+        fan_in = torch.bincount(kept // size, minlength=units)
+        missing = self._divided(left, fan_in, len(positions), generator) - fan_in
+        own = candidates // size
+        grown = candidates[_ranks(own, -ranks, generator) < missing[own]]
+        after = torch.cat([kept, grown]).sort().values
+        return positions[~contains(after, positions)], after[~contains(positions, after)]
+
+    def _left(self, active: Tensor, salient: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:
+        """Which units are not ablated: at least as many as all connections fit into."""
+        least = max(self.min_salient * count / int(active.sum()), 1)
+        left = active & (salient >= least)
+        most_salient = _ranks(torch.zeros_like(salient), torch.where(active, salient, -1), generator)
+        return left | (most_salient < math.ceil(count / size))
+
+    def _divided(self, left: Tensor, fan_in: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """The fan-in of each unit: `count` divided among those left; one more first where there are more already."""
+        each, rest = divmod(count, int(left.sum()))
+        first = _ranks(torch.zeros_like(fan_in), torch.where(left, fan_in, -1), generator) < rest
+        return torch.where(left, each + first.long(), 0)
 
 
 class Blocks(Structure):
@@ -228,7 +313,7 @@ class Blocks(Structure):
 
 
 def structure_of(text: str) -> Structure:
-    """Return the structure that a text names: ``"2:4"``, ``"fan_in"`` or, for blocks, ``"4x4"``.
+    """Return the structure that a text names: ``"2:4"``, ``"fan_in"``, ``"fan_in:0.3"`` or, for blocks, ``"4x4"``.
 
     Raises:
         ValueError: It names none.
@@ -239,11 +324,14 @@ def structure_of(text: str) -> Structure:
     numbers = re.fullmatch(r"([1-9]\d*)([:x])([1-9]\d*)", text) if isinstance(text, str) else None
     if text == "fan_in":
         return Groups()
+    if isinstance(text, str) and re.fullmatch(r"fan_in:(0?\.\d+|0|1|1\.0)", text):
+        return AblatedFanIn(float(text.partition(":")[2]))
     if numbers and numbers[2] == ":" and int(numbers[1]) <= int(numbers[3]):
         return Groups(int(numbers[3]), int(numbers[1]))
     if numbers and numbers[2] == "x":
         return Blocks(int(numbers[1]), int(numbers[3]))
-    raise ValueError(f"Expected structure to be N:M such as '2:4', 'fan_in', or blocks such as '4x4', got {text!r}")
+    known = "N:M such as '2:4', 'fan_in', 'fan_in:0.3', or blocks such as '4x4'"
+    raise ValueError(f"Expected structure to be {known}, got {text!r}")
 
 
 def _ranks(groups: Tensor, scores: Tensor, generator: torch.Generator) -> Tensor:

@@ -261,7 +261,7 @@ def _help(conf: Path) -> str:
         choice = f"{group}=" if "/" not in group or group.startswith("hydra/") else f"{group.replace('/', '=', 1)}/"
         names = [f"{choice}{path.stem}" if group else f"--config-name {path.stem}" for path in paths]
         values: dict[str, list[str]] = {}
-        said: dict[str, str] = {}
+        descriptions: dict[str, str] = {}
         for name, path in zip(names, paths, strict=True):
             lines = path.read_text(encoding="utf-8").splitlines()
             keys = [match.groups() for line in lines if (match := re.match(r"(\w+): +(.+?) +# (.+)", line))]
@@ -269,9 +269,9 @@ def _help(conf: Path) -> str:
             sections.append(f"{name:<{max(map(len, names))}}  {title}".rstrip())
             for key, value, words in keys:
                 values.setdefault(key, []).append(value)
-                said[key] = max(said.get(key, ""), words, key=len)
+                descriptions[key] = max(descriptions.get(key, ""), words, key=len)
         prefix = f"{group.replace('/', '.')}." if group else ""
-        for key, words in said.items():
+        for key, words in descriptions.items():
             sections.append(f"  {prefix}{key}={' | '.join(dict.fromkeys(values[key]))}\n      {words}")
         if any(len({*found}) > 1 for found in values.values()):
             sections.append(f"  A | B: files differ; {train} {choice}NAME --cfg job shows the values of one")

@@ -16,6 +16,7 @@ from sparse_lightning.callbacks.presets.random import RandomRegrow
 from sparse_lightning.callbacks.presets.rigl import RigL
 from sparse_lightning.callbacks.presets.set import SET
 from sparse_lightning.callbacks.presets.snfs import SNFS
+from sparse_lightning.callbacks.presets.srigl import SRigL
 from sparse_lightning.callbacks.presets.static import StaticSparse
 from sparse_lightning.callbacks.presets.top_kast import TopKAST
 from sparse_lightning.callbacks.prune_regrow import PruneRegrow
@@ -38,6 +39,7 @@ __all__ = [
     "LotteryTicket",
     "RandomRegrow",
     "RigL",
+    "SRigL",
     "StaticSparse",
     "TopKAST",
 ]
@@ -45,6 +47,7 @@ __all__ = [
 PRESETS: dict[str, type[PruneRegrow]] = {
     "set": SET,
     "rigl": RigL,
+    "srigl": SRigL,
     "snfs": SNFS,
     "dsr": DSR,
     "gmp": GMP,
