@@ -132,6 +132,17 @@ def test_an_argument_of_swept_methods_may_have_one_value(tmp_path: Path) -> None
     assert not (tmp_path / "study").exists()  # nothing is left of what never began
 
 
+def test_the_best_checkpoint_of_a_density_that_falls_is_one_of_the_last_density(tmp_path: Path) -> None:
+    settings = ["sparsity=gmp", "sparsity.every_n_steps=1", "trainer.max_epochs=4", "sparsity.stop=0.6", *SHORT]
+    script("train.py", *settings, f"output_dir={tmp_path}")
+    rows = pd.read_csv(tmp_path / "metrics.csv")
+    density, result = rows["topology/density/all"], json.loads((tmp_path / "result.json").read_text())
+    settled = rows[density == density.iloc[-1]]
+    assert 1 <= len(settled) < 4
+    assert result["val_acc_max"] == settled["val_acc"].max()
+    assert torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == settled["val_acc"].idxmax()
+
+
 def test_dense_training_stays_dense_beside_methods_of_any_density(tmp_path: Path) -> None:
     settings = ["sparsity=none,static", "sparsity.density=0.1", "trainer.max_epochs=1", "report.make=false", *SHORT]
     script("train.py", "-m", *settings, f"output_dir={tmp_path}")

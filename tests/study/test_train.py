@@ -181,7 +181,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["+foo.bar=0.1"], "Expected a key of the configuration (model, data, sparsity, callbacks, trainer, logger,"),
         (
             ["sparsity=sett"],
-            "rigl, set, snfs, snip, static, synflow, top_kast, weighted, got 'sett'. Did you mean 'set'?",
+            "srigl, static, synflow, top_kast, weighted, got 'sett'. Did you mean 'set'?",
         ),
         (
             ["sparsity=set,rigl"],

@@ -196,6 +196,22 @@ def test_arms_that_never_rewired_and_too_few_pairs_are_named(tmp_path: Path) -> 
     assert "that takes 8 pairs" in words
 
 
+def test_only_epochs_at_the_last_density_count_for_the_best(tmp_path: Path) -> None:
+    accuracy, density = [0.90, 0.99, 0.94, 0.95, 0.93], [1.0, 0.5, 0.1, 0.1, 0.1]
+    more = {"topology/density/all": density}
+    make_run(tmp_path, accuracy, 0, {"sparsity._target_": "sparse_lightning.GMP"}, more=more)
+    make_run(
+        tmp_path, accuracy, 0, {"sparsity._target_": "sparse_lightning.SET"}, more={"topology/density/all": [0.1] * 5}
+    )
+    found = analyse([tmp_path], threshold=0.92)
+    table = found.table.set_index("arm")
+    assert table["val_acc_max"].to_dict() == {"sparsity=GMP": 0.95, "sparsity=SET": 0.99}
+    assert table["val_acc_max_epoch"].to_dict() == {"sparsity=GMP": 3, "sparsity=SET": 1}
+    assert table["epochs_to"].to_dict() == {"sparsity=GMP": 3, "sparsity=SET": 2}
+    assert summarize(found.frame)["val_acc_max", "mean"].to_dict() == {"sparsity=GMP": 0.95, "sparsity=SET": 0.99}
+    assert "The density changes in sparsity=GMP (from epoch 2 on)" in " ".join(format_report(found).split())
+
+
 def test_factors_that_move_together_are_compared_and_named_as_such(tmp_path: Path) -> None:
     sweep(tmp_path, {"model.density": 0.1, "model.dropout": 0.0}, {"model.density": 0.2, "model.dropout": 0.5})
     design, _, _ = arrange(load_runs(tmp_path))

@@ -12,7 +12,7 @@ from sparse_lightning.study.analysis import experiments, metrics, statistics
 from sparse_lightning.study.analysis.arms import Design, arrange
 from sparse_lightning.study.analysis.experiments import HEADLINE, Cell, Conclusion, Experiment, hebbian_growth
 from sparse_lightning.study.analysis.metrics import Metric, Mode, column
-from sparse_lightning.study.analysis.runs import load_metrics, load_runs
+from sparse_lightning.study.analysis.runs import at_last_density, load_metrics, load_runs, since_settled
 
 FEW = 4  # settings: an arm that differs from the published one in more is of another experiment
 MANY_DEAD = 0.5  # the share of a layer's active connections from which on dead ones are warned of
@@ -115,7 +115,7 @@ def analyse(
     metric, mode = str(done["metric"].iloc[0]), cast(Mode, done["mode"].iloc[0])
     design, runs, notes = arrange(frame, against)
     curves = [metrics.with_dead_share(load_metrics(folder), folder) for folder in runs["folder"]]
-    values = [curve.set_index("epoch")[metric].dropna() for curve in curves]
+    values = [at_last_density(curve.set_index("epoch")[metric].dropna(), since_settled(curve)) for curve in curves]
     horizon = min(int(curve.index.max()) + 1 for curve in values)
     best: dict[str, list[float]] = {arm: [] for arm in design.arms}
     for arm, curve in zip(runs["arm"], values, strict=True):
@@ -146,6 +146,7 @@ def analyse(
             *_unpaired(found),
             *_too_few(found),
             *_unchanged(found),
+            *_changing(found),
             *_published(found, known),
             *_explained(found, threshold),
         ],
@@ -221,6 +222,20 @@ def _unchanged(found: Findings) -> list[str]:
         if column("jaccard", "all") in curve and (curve[column("jaccard", "all")].dropna() == 1).all()
     ]
     return [f"Never rewired, so that the first connections are also the last: {'; '.join(arms)}."] if arms else []
+
+
+def _changing(found: Findings) -> list[str]:
+    """Which arms have a density that changes, and which of their epochs count."""
+    last: dict[str, int] = {}
+    for arm, curve in zip(found.runs["arm"], found.curves, strict=True):
+        last[arm] = max(last.get(arm, 0), since_settled(curve))
+    arms = [f"{arm} (from epoch {epoch} on)" for arm, epoch in last.items() if epoch]
+    if not arms:
+        return []
+    return [
+        f"The density changes in {'; '.join(arms)}: the best {found.metric}, and the epochs to a value, are those "
+        "since its last change."
+    ]
 
 
 def _too_few(found: Findings) -> list[str]:

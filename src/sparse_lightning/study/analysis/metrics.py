@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import pandas as pd
 
+from sparse_lightning.study.analysis.runs import at_last_density, since_settled
 from sparse_lightning.study.train.record import read_degrees
 
 EARLY = 5  # the epoch of the early measures, after five rewirings
@@ -156,10 +157,11 @@ def outcomes(
     rows = []
     for (_, run), curve in zip(runs.iterrows(), curves, strict=True):
         values = curve.set_index("epoch")[metric].dropna()
-        best = cast(int, values.idxmax() if mode == "max" else values.idxmin())
-        needed, reached = epochs_to(values, threshold, horizon, mode)
+        own = at_last_density(values, since_settled(curve))
+        best = cast(int, own.idxmax() if mode == "max" else own.idxmin())
+        needed, reached = epochs_to(own, threshold, horizon, mode)
         row: dict[str, Any] = {"run": run["run"], "arm": run["arm"], "pair": run["pair"], "reached": reached}
-        row |= {f"{metric}_{mode}": values[best], f"{metric}_last": values.iloc[-1]}
+        row |= {f"{metric}_{mode}": own[best], f"{metric}_last": values.iloc[-1]}
         row |= {f"{metric}_area": _area(values[values.index < horizon])}
         row |= {f"{metric}_{mode}_epoch": float(best), "epochs_to": needed}
         for what, (_, _, when) in TOPOLOGY.items():

@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparse_lightning.study.train.record import CONFIG, ERROR, METRICS, RESULT, divergence, read_config, read_metrics
+from sparse_lightning.study.train.record import (
+    CONFIG,
+    DENSITY,
+    ERROR,
+    METRICS,
+    RESULT,
+    divergence,
+    read_config,
+    read_metrics,
+    settled,
+)
 
 FACTS = ("run", "folder", "status", "error", "metric", "mode", "epochs", "run_time", "mean_epoch_time")
 CHOICE = "choice."  # before the name of a group: the file of it that a run was composed of
@@ -29,7 +39,8 @@ def load_runs(*folders: str | Path, metric: str | None = None, mode: str | None 
     or under its dotted name where groups differ in it or it is an argument of an object within a group;
     ``choice.<group>``, the file that was chosen of a group, where the run was composed of files; for
     train_acc, val_acc and the metric ``_max``, ``_max_epoch``, ``_min``, ``_min_epoch``, ``_median`` and ``_last``,
-    epochs counted from 0; `epochs`, how many there are; `run_time` and `mean_epoch_time` in seconds.
+    epochs counted from 0, of which, where the density changes, only those since its last change count but for the
+    median; `epochs`, how many there are; `run_time` and `mean_epoch_time` in seconds.
 
     Args:
         folders: Folders of runs.
@@ -124,7 +135,7 @@ def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, A
     facts |= {"metric": wanted, "mode": mode or own or ("min" if "loss" in wanted else "max")}
     for name in dict.fromkeys(("train_acc", "val_acc", wanted)):
         values = rows.set_index("epoch")[name].dropna() if name in rows else pd.Series(dtype=float)
-        facts |= {f"{name}_{what}": None if values.empty else value for what, value in _course(values).items()}
+        facts |= {f"{name}_{what}": value for what, value in _course(values, since_settled(rows)).items()}
     times = rows["epoch_time"] if "epoch_time" in rows else pd.Series(dtype=float)
     return facts | {"epochs": len(rows), "run_time": times.sum(), "mean_epoch_time": times.mean()}, settings
 
@@ -137,11 +148,25 @@ def _choices(folder: Path) -> dict[str, str]:
     return {}
 
 
-def _course(values: "pd.Series[float]") -> dict[str, Any]:
+def _course(values: "pd.Series[float]", since: int) -> dict[str, Any]:
     if values.empty:
         return dict.fromkeys(COURSE)
-    found = (values.max(), values.idxmax(), values.min(), values.idxmin(), values.median(), values.iloc[-1])
+    own = at_last_density(values, since)
+    found = (own.max(), own.idxmax(), own.min(), own.idxmin(), values.median(), values.iloc[-1])
     return dict(zip(COURSE, found, strict=True))
+
+
+def since_settled(table: pd.DataFrame) -> int:
+    """The epoch of a run at which its density changed for the last time; 0 if it is constant or not recorded."""
+    if DENSITY not in table or table.empty:
+        return 0
+    return int(table["epoch"].iloc[settled(table[DENSITY].fillna(0.0).tolist())])
+
+
+def at_last_density(values: "pd.Series[float]", since: int) -> "pd.Series[float]":
+    """The values of a run by epoch from the last change of its density on; all where there is none since."""
+    own = values[values.index >= since]
+    return values if own.empty else own
 
 
 def _status(folder: Path, rows: pd.DataFrame, metric: str) -> dict[str, Any]:

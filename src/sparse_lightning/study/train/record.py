@@ -13,7 +13,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,7 @@ LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", ".previous"
 DEGREES = "connections.npz"
 INSTALLED = "sparse-lightning train"  # how sys.argv names the installed command
 SWEEP = "multirun.yaml"  # Hydra's, in the folder of a multirun
+DENSITY = "topology/density/all"  # the metric that is the density of all sparse layers together
 DATA = "data_sha256"  # in the configuration: the data that the run was trained on
 # Settings that may differ when a run is continued: where it is, and how it is watched.
 INCIDENTAL = ("output_dir", "force", "data_dir", "enable_model_summary", "log_every_n_steps")
@@ -196,13 +197,24 @@ def read_degrees(folder: Path) -> dict[str, np.ndarray[Any, np.dtype[np.unsigned
         raise ValueError(f"Expected {path.name} to hold NumPy arrays, got a damaged file") from error
 
 
+def settled(densities: Sequence[float | str | None]) -> int:
+    """The first epoch of those since the density last changed: only they tell how good the sparse network is.
+
+    >>> settled([1.0, 0.5, 0.1, 0.1]), settled([0.1, 0.1]), settled([None, None])
+    (2, 0, 0)
+    """
+    last = densities[-1] if densities else None
+    changes = (epoch for epoch in range(len(densities), 0, -1) if densities[epoch - 1] != last)
+    return next(changes, 0)
+
+
 def result_from(
     values: Mapping[int, float], metric: str = "val_acc", mode: str = "max", **facts: Any
 ) -> dict[str, Any]:
     """The content of `result.json`, which marks a finished run: the best and the last value of its metric.
 
     Args:
-        values: The metric by epoch, in order; at least one.
+        values: The metric by epoch, in order; at least one. Where the density changes, from the last change on.
         metric: Its name.
         mode: Whether ``"max"`` or ``"min"`` is best.
         facts: What else to note.

@@ -15,7 +15,17 @@ from lightning.pytorch.callbacks import Checkpoint
 from tqdm import tqdm
 
 from sparse_lightning.study.train.connections import Connections
-from sparse_lightning.study.train.record import BEST, CHECKPOINTS, CONFIG, LAST, PREVIOUS, RESULT, MetricsCSV, write
+from sparse_lightning.study.train.record import (
+    BEST,
+    CHECKPOINTS,
+    CONFIG,
+    DENSITY,
+    LAST,
+    PREVIOUS,
+    RESULT,
+    MetricsCSV,
+    write,
+)
 from sparse_lightning.study.train.resume import SETTINGS
 
 
@@ -42,6 +52,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 class Recorder(Checkpoint):
     """Writes the configuration, the metrics of each epoch, and the last and the best checkpoint.
 
+    The best is that of the epochs since the density last changed: a denser network is not the one that is trained for.
     As a Checkpoint it is called last at an epoch's end, when all metrics of the epoch are known. An earlier result is
     removed only when training begins, so that a continuation that is refused leaves a finished run as it was. Logs
     `epoch_time`, the seconds of an epoch with its validation. PyTorch's random state is in its state, so that dropout
@@ -73,6 +84,7 @@ class Recorder(Checkpoint):
         self.metric, self.mode, self.connections = metric, mode, connections
         self.table = MetricsCSV(folder)
         self._best: float | None = None
+        self._density: float | None = None
         self._random_state: torch.Tensor | None = None
         self._before: dict[str, Any] = {}
         self._validated = False
@@ -106,7 +118,9 @@ class Recorder(Checkpoint):
             logger.log_metrics({"epoch_time": metrics["epoch_time"], "epoch": epoch}, step=trainer.global_step)
         if trainer.is_global_zero:
             self.table.log_metrics(metrics | (self.connections.latest if self.connections else {}) | {"epoch": epoch})
-        value = metrics.get(self.metric)
+        value, density = metrics.get(self.metric), metrics.get(DENSITY)
+        if density != self._density:
+            self._best, self._density = None, density
         if value is None and self._best is None and self._validated:
             known = ", ".join(sorted(name for name in metrics if "/" not in name and name != "epoch_time"))
             raise ValueError(f"Expected report.metric to be logged each epoch ({known} are), got {self.metric!r}")
@@ -121,13 +135,15 @@ class Recorder(Checkpoint):
         checkpoint[SETTINGS] = self.settings
 
     def state_dict(self) -> dict[str, Any]:
-        """PyTorch's random state and the best value so far."""
-        return {"random_state": torch.get_rng_state(), "best": self._best, "by": [self.metric, self.mode]}
+        """PyTorch's random state, and the best value so far with its density."""
+        return {"random_state": torch.get_rng_state(), "best": self._best, "density": self._density,
+                "by": [self.metric, self.mode]}  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the random state until training begins."""
         self._random_state = state_dict["random_state"]
         self._best = state_dict["best"] if state_dict["by"] == [self.metric, self.mode] else None
+        self._density = state_dict["density"]
 
 
 class Progress(Checkpoint):

@@ -24,12 +24,14 @@ from sparse_lightning.study.train.lists import train_in_lists
 from sparse_lightning.study.train.record import (
     CONFIG,
     DATA,
+    DENSITY,
     ERROR,
     RESULT,
     Job,
     divergence,
     result_from,
     result_of,
+    settled,
     summary_of,
     write,
 )
@@ -146,11 +148,14 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
         sys.exit("Stopped. The same command continues after the last epoch.")
     if not trainer.is_global_zero:
         return {}
-    values = {epoch: float(row[metric]) for epoch, row in recorder.table.rows.items() if row.get(metric)}
+    rows = recorder.table.rows
+    values = {epoch: float(row[metric]) for epoch, row in rows.items() if row.get(metric)}
     if not values:
         raise ValueError(f"Expected report.metric to be logged in some epoch, got none of {metric!r}")
-    diverged = divergence(recorder.table.rows.values(), metric) or None
-    result = result_from(values, metric, mode, epochs=len(recorder.table.rows), diverged=diverged, **_facts(job))
+    diverged = divergence(rows.values(), metric) or None
+    first = list(rows)[settled([row.get(DENSITY) for row in rows.values()])]
+    reached = {epoch: value for epoch, value in values.items() if epoch >= first} or values
+    result = result_from(reached, metric, mode, epochs=len(rows), diverged=diverged, **_facts(job))
     if board:
         names = (f"{metric}_{mode}", f"{metric}_{mode}_epoch", f"{metric}_last", "epochs")
         board.log_result(_shown(cfg), {name: result[name] for name in names}, job.swept)

@@ -136,7 +136,8 @@ def _differing(expected: Mapping[str, Any], settings: Mapping[str, str], require
         if found is None and (not required or wanted == "null"):
             continue
         if found != wanted:
-            yield f"{_short(name)} is {'not set' if found is None else found}, published {wanted}"
+            shown = str(value) if isinstance(value, float) else wanted  # 1.0, all batches, and not 1
+            yield f"{_short(name)} is {'not set' if found is None else found}, published {shown}"
 
 
 def _level(settings: Mapping[str, str], name: str) -> str | None:
