@@ -255,6 +255,15 @@ def test_a_factor_of_three_numbers_has_a_figure_and_many_arms_have_no_other(tmp_
         names = [picture.name for picture in draw(found)]
     assert names[:3] == ["val_acc_max_by_density", "val_acc_last_by_density", "learning_curves_val_acc"]
 
+    assert "logarithmic" not in next(iter(draw(found))).caption
+    near = [{"model.density": each} for each in (0.01, 0.1, 0.5)]
+    for settings, best in zip(near, (0.90, 0.97, 0.99), strict=True):
+        make_run(tmp_path / "near", [best] * 3, 0, settings)
+    (best, *_) = draw(analyse([tmp_path / "near"]))
+    assert best.caption.endswith("logarithmic in what is missing to 100%.")
+    heights = [best.figure.axes[0].transData.transform((0.1, value))[1] for value in (90, 97, 99.1)]
+    assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], rel=1e-2)  # 10, 3 and 0.9% missing
+
     sweep(tmp_path / "many", *({"model.density": 0.01 * (1 + number)} for number in range(15)), seeds=[0])
     with style():
         (best, last) = draw(analyse([tmp_path / "many"]))

@@ -62,6 +62,8 @@ def draw(findings: Findings) -> Iterator[Picture]:
             words = (f"{name or findings.metric}: {ends}" for name, ends in _levels(findings, factor, metric))
             figure = plots.by_level(findings, factor, metric)
             caption = "Mean over the runs of an arm; the band is its 95% interval."
+            if figure.axes[0].get_yscale() == "function":
+                caption += " The axis is logarithmic in what is missing to 100%."
             yield Picture(f"{metric.name}_by_{factor}", title, caption, "; ".join(words), figure)
     if len(findings.design.arms) > MOST:
         return
