@@ -32,6 +32,14 @@ def test_layers_above_the_density_stay_dense():
     torch.testing.assert_close(again(torch.ones(2, 10)), stored(torch.ones(2, 10)))
 
 
+def test_a_single_sparse_layer_is_copied():
+    layer = SparseLinear(10, 10, 0.5)
+    copied = to_csr(layer)
+    assert copied is not layer
+    assert not list(copied.children())
+    torch.testing.assert_close(copied(torch.ones(2, 10)), layer(torch.ones(2, 10)))
+
+
 def test_what_cannot_be_is_named():
     with pytest.raises(ValueError, match=r"density of at most 0\.2, got 0 \(density 1\)"):
         to_csr(nn.Sequential(nn.Linear(3, 3)))

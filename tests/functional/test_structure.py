@@ -68,7 +68,7 @@ def slow_ablation(mask, pruned, scores, share, regrow):
     inactive = [(u, i) for u in units for i in range(mask.shape[1]) if not (kept if regrow else mask)[u, i]]
     top = sorted(inactive, key=lambda at: -float(scores[at]))[: int(pruned.sum())]
     salient = {u: int(kept[u].sum()) + sum(at[0] == u for at in top) for u in units}
-    left = [u for u in units if salient[u] >= max(share * int(mask.sum()) / len(units), 1)]
+    left = [u for u in units if salient[u] >= max(int(share * (int(mask.sum()) // len(mask))), 1)]
     if len(left) * mask.shape[1] < mask.sum():  # not all connections fit: the most salient stay
         left = sorted(sorted(units, key=lambda u: -salient[u])[: math.ceil(int(mask.sum()) / mask.shape[1])])
     return left, kept
@@ -98,6 +98,22 @@ def test_ablation_is_that_of_a_loop_over_units(share, regrow):
         ablations += len(mask.any(1).nonzero()) - len(left)
         mask = after
     assert ablations > 0 or share == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_nothing_changes_where_nothing_is_pruned(share):
+    mask = torch.arange(6).view(1, 6) < torch.tensor([[2], [1], [2], [2], [1]])
+    assert exchanged(AblatedFanIn(share), mask, mask & False, torch.rand(5, 6)).equal(mask)
+
+
+def test_no_output_is_ablated():
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0]]).bool()
+    pruned, scores = mask & torch.tensor([[True], [False]]), torch.tensor([[0.0] * 4, [0, 0, 2, 1]])
+    assert exchanged(AblatedFanIn(1.0), mask, pruned, scores).sum(1).tolist() == [0, 4]
+    assert exchanged(AblatedFanIn(1.0).at_output(), mask, pruned, scores).sum(1).tolist() == [2, 2]
+    assert isinstance(Groups(4, 2).at_output(), Groups)
+    with pytest.raises(ValueError, match=r"Expected min_salient in \[0, 1\], got 1\.7"):
+        AblatedFanIn(1.7)
 
 
 def test_as_many_units_are_left_as_all_connections_fit_into():

@@ -138,6 +138,9 @@ def test_help_describes_every_key() -> None:
         (line,) = (number for number, text in enumerate(printed) if text.startswith(f"  {key}="))
         assert printed[line + 1].startswith("      ")
     assert "  sparsity.schedule=constant | cosine | linear" in printed  # of files that differ each value, once
+    assert "  sparsity.rewind_to=0  (only lottery_ticket)" in printed
+    hidden = printed.index("  model.hidden_sizes=[100, 100, 100] | [120, 84]")
+    assert printed[hidden + 1] == "      units of each hidden layer"
     assert any(line.startswith("sparsity=chtss/set ") for line in printed)
 
 

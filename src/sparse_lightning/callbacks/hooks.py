@@ -40,6 +40,7 @@ class SparseTrainingHooks(Callback, ABC):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse strategies that shard weights, store weights as `layout` says, and load checkpoints of any layout."""
         compatibility.refuse_sharding(trainer)
+        self._stop_adapting()
         self._adapting = pl_module.register_load_state_dict_pre_hook(adapt_state)  # type: ignore[no-untyped-call]
         if stage == "fit":
             self._training.store(trainer, pl_module)

@@ -84,7 +84,8 @@ def rewire_layers(
             if decisions.structure:
                 whole = scores if isinstance(scores, Tensor) else torch.cat(list(scores))
                 connections = layer.positions, layer.pruned, whole, generator
-                dropped, grown = decisions.structure.exchange(*connections, regrow=decisions.regrow)
+                structure = decisions.structure if layer.next else decisions.structure.at_output()
+                dropped, grown = structure.exchange(*connections, regrow=decisions.regrow)
             else:
                 dropped, grown = exchange(
                     layer.positions, layer.pruned, scores, generator, count=layer.count, regrow=decisions.regrow

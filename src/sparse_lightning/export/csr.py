@@ -9,7 +9,7 @@ from torch import nn
 from sparse_lightning.callbacks.layout import obstacle, replace_layer, replace_linear
 from sparse_lightning.callbacks.selection import layer_name
 from sparse_lightning.functional.checks import expect, is_number
-from sparse_lightning.nn.sparse_linear import sparse_layers
+from sparse_lightning.nn.sparse_linear import SparseLinear, sparse_layers
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -19,7 +19,7 @@ def to_csr(model: M, *, max_density: float = 0.2) -> M:
 
     Each ``nn.Linear`` with at most `max_density` of its weights nonzero becomes a
     :class:`~sparse_lightning.SparseLinear` with the same outputs up to rounding. Others are dense, those too that were
-    trained with ``layout="csr"``. On a CPU; ``python
+    trained with ``layout="csr"``; a single :class:`~sparse_lightning.SparseLinear` is copied. On a CPU; ``python
     scripts/benchmark.py --only inference`` measures the densities at which it pays.
 
     Args:
@@ -36,6 +36,8 @@ def to_csr(model: M, *, max_density: float = 0.2) -> M:
     """
     expect(is_number(max_density) and 0 < max_density <= 1, "max_density in (0, 1]", max_density)
     copied = copy.deepcopy(model).eval().requires_grad_(False)
+    if isinstance(copied, SparseLinear):
+        return copied  # there is no place in a model to put another layer
     for layer in list(sparse_layers(copied).values()):
         if layer.density > max_density:
             replace_layer(copied, layer, layer.to_linear())

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sparse_lightning.functional.checks import expect, is_number
 from sparse_lightning.functional.csr import contains
 from sparse_lightning.functional.grow import exchange
 from sparse_lightning.functional.masks import choose, mask_of
@@ -20,6 +21,10 @@ from sparse_lightning.functional.masks import choose, mask_of
 
 class Structure(ABC):
     """How the active connections of a weight lie, whatever their number."""
+
+    def at_output(self) -> "Structure":
+        """Return what the last layer keeps, whose units are the model's outputs."""
+        return self
 
     @abstractmethod
     def count(self, shape: Sequence[int], count: int) -> int:
@@ -142,14 +147,20 @@ class AblatedFanIn(Groups):
     """One fan-in for all units but those that few salient connections reach, which lose all of theirs: SRigL.
 
     A rewiring that prunes K connections calls those that stay, and the K inactive ones of the highest scores, salient.
-    A unit with fewer of them than a share of the fan-in is ablated, and the others divide its connections. Where these
-    do not divide evenly fan-ins differ by one, so that the number of connections stays exact. An ablated unit stays so.
+    A unit with fewer of them than a share of the first fan-in, before any ablation, is ablated, and the others divide
+    its connections. Where these do not divide evenly fan-ins differ by one, so that the number of connections stays
+    exact. An ablated unit stays so, and the last layer, whose units are the outputs, ablates none.
 
     Source: Lasby et al. 2024, "Dynamic Sparse Training with Structured Sparsity", ICLR, section 3.1, whose number of
-    connections is rounded to a whole fan-in. A unit that has no other left to grow takes back one that was just pruned.
+    connections is rounded to a whole fan-in, and whose ablated units may come back. A unit that has no other left to
+    grow takes back one that was just pruned.
 
     Args:
         min_salient: The share of the fan-in, in [0, 1], that has to be salient. A unit without any is always ablated.
+        ablates: Whether any unit is ablated.
+
+    Raises:
+        ValueError: The share is out of its range.
 
     >>> positions, pruned = torch.tensor([0, 1, 4, 5]), torch.tensor([True, True, False, False])
     >>> scores = torch.tensor([[0., 0., 0., 0.], [0., 0., 2., 1.]])
@@ -157,9 +168,14 @@ class AblatedFanIn(Groups):
     (tensor([0, 1]), tensor([6, 7]))
     """
 
-    def __init__(self, min_salient: float) -> None:
+    def __init__(self, min_salient: float, *, ablates: bool = True) -> None:
         super().__init__()
-        self.min_salient = min_salient
+        expect(is_number(min_salient) and 0 <= min_salient <= 1, "min_salient in [0, 1]", min_salient)
+        self.min_salient, self.ablates = min_salient, ablates
+
+    def at_output(self) -> "AblatedFanIn":
+        """Return the same without ablation: no output is given up."""
+        return AblatedFanIn(self.min_salient, ablates=False)
 
     def count(self, shape: Sequence[int], count: int) -> int:
         """Return the number itself, or one connection for each unit."""
@@ -199,7 +215,7 @@ class AblatedFanIn(Groups):
             raise ValueError("Expected finite scores, got NaN or infinity")
         ranks = _ranks(torch.zeros_like(candidates), values, generator)
         if not regrow:  # behind all others, for units that have no other left
-            ranks += len(candidates) * contains(dropped, candidates)
+            ranks = (ranks + len(candidates) * contains(dropped, candidates)).argsort().argsort()
         salient = torch.cat([kept, candidates[ranks < len(dropped)]])
         left = self._left(active, torch.bincount(salient // size, minlength=units), len(positions), size, generator)
         kept = kept[left[kept // size]]
@@ -212,7 +228,9 @@ class AblatedFanIn(Groups):
 
     def _left(self, active: Tensor, salient: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:
         """Which units are not ablated: at least as many as all connections fit into."""
-        least = max(self.min_salient * count / int(active.sum()), 1)
+        if not self.ablates:
+            return active
+        least = max(int(self.min_salient * (count // len(active))), 1)
         left = active & (salient >= least)
         most_salient = _ranks(torch.zeros_like(salient), torch.where(active, salient, -1), generator)
         return left | (most_salient < math.ceil(count / size))

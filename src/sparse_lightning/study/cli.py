@@ -71,6 +71,7 @@ def command(main: Callable[[], object], conf: Path) -> None:
     except SystemExit as end:
         if StudyProgress.watch:
             StudyProgress.watch.stop()
+            StudyProgress.watch.remove_unused()
         if StudyProgress.refused is None:
             raise
         sys.exit(f"Error: {explain(StudyProgress.refused, conf)}" if not traceback else end.code)
@@ -260,20 +261,25 @@ def _help(conf: Path) -> str:
         paths, group = sorted(folder.glob("*.yaml")), folder.relative_to(conf).as_posix().strip(".")
         choice = f"{group}=" if "/" not in group or group.startswith("hydra/") else f"{group.replace('/', '=', 1)}/"
         names = [f"{choice}{path.stem}" if group else f"--config-name {path.stem}" for path in paths]
-        values: dict[str, list[str]] = {}
+        values: dict[str, dict[str, str]] = {}  # of each key, by file
         descriptions: dict[str, str] = {}
-        for name, path in zip(names, paths, strict=True):
+        default = {"model": "sparse_mlp", "sparsity": "set"}.get(group)  # whose words count first
+        for path in sorted(paths, key=lambda each: each.stem != default):
             lines = path.read_text(encoding="utf-8").splitlines()
             keys = [match.groups() for line in lines if (match := re.match(r"(\w+): +(.+?) +# (.+)", line))]
+            for key, value, words in keys:
+                values.setdefault(key, {})[path.stem] = value
+                descriptions.setdefault(key, words)
+        for name, path in zip(names, paths, strict=True):
+            lines = path.read_text(encoding="utf-8").splitlines()
             title = next((line[2:] for line in lines if line.startswith("# ") and not line.startswith("# @")), "")
             sections.append(f"{name:<{max(map(len, names))}}  {title}".rstrip())
-            for key, value, words in keys:
-                values.setdefault(key, []).append(value)
-                descriptions[key] = max(descriptions.get(key, ""), words, key=len)
         prefix = f"{group.replace('/', '.')}." if group else ""
         for key, words in descriptions.items():
-            sections.append(f"  {prefix}{key}={' | '.join(dict.fromkeys(values[key]))}\n      {words}")
-        if any(len({*found}) > 1 for found in values.values()):
+            found = values[key]
+            only = f"  (only {', '.join(found)})" if 2 * len(found) <= len(paths) else ""
+            sections.append(f"  {prefix}{key}={' | '.join(dict.fromkeys(found.values()))}{only}\n      {words}")
+        if any(len({*found.values()}) > 1 for found in values.values()):
             sections.append(f"  A | B: files differ; {train} {choice}NAME --cfg job shows the values of one")
         sections += [""] if paths else []
     return "\n".join(sections).replace("$", "$$")  # Hydra makes a template of it

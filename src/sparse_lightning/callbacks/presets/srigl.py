@@ -23,9 +23,8 @@ class SRigL(PruneRegrow):
     """Structured RigL: RigL with one fan-in for all units, but for those of little use, which lose all connections.
 
     What it does: as RigL. Each output unit has as many connections as the others; a unit with fewer salient
-    connections than 30% of the fan-in is ablated, and the others divide its connections.
-    When to use it: where a sparse layer has to run fast, as a small dense table of weights and indices;
-    :func:`~sparse_lightning.to_dense_small` removes the ablated units.
+    connections than 30% of the fan-in is ablated, but in the last layer, and the others divide its connections.
+    When to use it: where few units shall do the work; :func:`~sparse_lightning.to_dense_small` removes the others.
 
     Published defaults: as RigL; 30% of the fan-in, ``structure="fan_in:0.3"`` (gamma_sal); 95% for transformers.
     Source: Lasby et al. 2024, "Dynamic Sparse Training with Structured Sparsity", ICLR.

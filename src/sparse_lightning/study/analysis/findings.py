@@ -219,7 +219,7 @@ def _unchanged(found: Findings) -> list[str]:
     arms = [
         arm
         for arm, curve in found.arm_curves().items()
-        if column("jaccard", "all") in curve and (curve[column("jaccard", "all")].dropna() == 1).all()
+        if set(curve.get(column("jaccard", "all"), pd.Series(dtype=float)).dropna()) == {1.0}
     ]
     return [f"Never rewired, so that the first connections are also the last: {'; '.join(arms)}."] if arms else []
 

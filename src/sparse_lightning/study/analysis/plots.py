@@ -58,7 +58,8 @@ def means_by_level(findings: Findings, factor: str, metric: Metric) -> dict[str,
 def by_level(findings: Findings, factor: str, metric: Metric) -> Figure:
     """A metric by a numeric factor, such as accuracy by density: a line for each combination of the other factors.
 
-    The highest line is the first in the legend. Percentages near 100 have an axis by the logarithm of what is missing.
+    The highest line is the first in the legend. Percentages of which the highest are near 100 have an axis by the
+    logarithm of what is missing.
     """
     lines = means_by_level(findings, factor, metric)
     lines = dict(sorted(lines.items(), key=lambda each: -each[1]["mean"].mean()))
@@ -79,7 +80,7 @@ def by_level(findings: Findings, factor: str, metric: Metric) -> Figure:
     axes.set(xlabel=factor, ylabel=metric.heading)
     heights = np.concatenate([metric.scale * line["mean"].to_numpy(dtype=float) for line in lines.values()])
     low, high = float(heights.min()), float(heights.max())
-    if metric.unit == "%" and high < 100 and 100 - low > 4 * (100 - high):
+    if metric.unit == "%" and 90 < high < 100 and 100 - low > 4 * (100 - high):
         _scale_by_missing(axes, low, high)
     if any(lines):
         _legend(figure, axes)
@@ -206,8 +207,8 @@ def _scale_by_missing(axes: Axes, low: float, high: float) -> None:
         "function",
         functions=(lambda y: -np.log10(np.maximum(100 - y, 1e-3)), lambda z: 100 - 10.0 ** -np.asarray(z)),
     )
-    bottom, top = 100 - 1.25 * (100 - low), 100 - 0.85 * (100 - high)
-    places = (0, 50, 70, 80, 85, 90, 93, 95, 96, 97, 98, 98.5, 99, 99.5, 99.8, 99.9)
+    bottom, top = max(100 - 1.25 * (100 - low), 0), 100 - 0.85 * (100 - high)
+    places = (0, 50, 70, 80, 85, 90, 93, 95, 96, 97, 98, 98.5, 99, 99.5, 99.8, 99.9, 99.95, 99.98, 99.99)
     within = [place for place in places if bottom <= place <= top]
     axes.set_yticks(within, [f"{place:g}" for place in within])
     axes.minorticks_off()

@@ -8,20 +8,19 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from sparse_lightning.study.train.record import CONFIG, SWEEP, Job, result_of, sentence
+from sparse_lightning.study.train.record import CONFIG, Job, result_of, sentence
 from sparse_lightning.study.train.resume import is_locked
 from sparse_lightning.study.train.run import attempt, job_of, note_failure, objective
 
@@ -41,7 +40,6 @@ def run(cfg: DictConfig) -> float:
     try:
         job = job_of(cfg)
     except ValueError as error:
-        remove_unused([Path(HydraConfig.get().runtime.output_dir)])
         sys.exit(f"Error: {sentence(error)}")  # Hydra would print more of an exception
     if job.alone:
         attempt(job)
@@ -151,19 +149,8 @@ def _refuse_unbuildable(jobs: Sequence[Job]) -> None:
         sender.close()
         with contextlib.suppress(EOFError):  # it crashed: let the runs themselves show why
             if refusal := receiver.recv():
-                remove_unused(job.folder for job in jobs)
                 sys.exit(f"Error: {refusal}")
         process.join()
-
-
-def remove_unused(folders: Iterable[Path]) -> None:
-    """Remove folders of runs in which nothing is, and that of their multirun, if it holds nothing but Hydra's note."""
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-            if [path.name for path in folder.parent.iterdir()] == [SWEEP]:
-                (folder.parent / SWEEP).unlink()
-                folder.parent.rmdir()
 
 
 def _send_refusal(sender: Connection, jobs: Sequence[Job]) -> None:

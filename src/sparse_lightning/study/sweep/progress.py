@@ -1,5 +1,6 @@
 """A multirun as a whole: its runs are checked before any of them starts, and one bar shows them all."""
 
+import contextlib
 import heapq
 import shutil
 import sys
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from sparse_lightning.study.sweep.launcher import cores
 from sparse_lightning.study.sweep.names import constant_keys, jobs_of, key_of, run_name
-from sparse_lightning.study.train.record import CONFIG, ERROR, epochs_of, result_of, sentence, summary_of
+from sparse_lightning.study.train.record import CONFIG, ERROR, SWEEP, epochs_of, result_of, sentence, summary_of
 from sparse_lightning.study.train.resume import is_locked, refuse_other
 from sparse_lightning.study.train.run import prepare
 
@@ -109,10 +110,14 @@ class Watch(threading.Thread):
         epochs: The number of epochs of each run by its name, 0 where unknown; empty for all runs of the folder.
         at_once: How many runs are trained at once; -1 for one per core, 0 if unknown.
         report: Whether a report is wanted in the end.
+
+    Attributes:
+        created: Whether the folder did not exist before.
     """
 
     def __init__(self, folder: Path, epochs: Mapping[str, int], at_once: int = 0, report: bool = True) -> None:
         super().__init__(daemon=True)
+        self.created = not folder.exists()
         self.folder, self.epochs, self.at_once, self.report = folder, epochs, at_once, report
         self._over = threading.Event()
 
@@ -128,6 +133,15 @@ class Watch(threading.Thread):
     def missing(self) -> list[Path]:
         """The folders of those without a result."""
         return [path for path in self.runs() if not result_of(path)]
+
+    def remove_unused(self) -> None:
+        """Remove what Hydra has created for a multirun that did not begin: empty folders, and its own note."""
+        with contextlib.suppress(OSError):  # of a folder that is not empty
+            if self.created:
+                for path in self.runs():
+                    path.rmdir()
+                (self.folder / SWEEP).unlink()
+                self.folder.rmdir()
 
     def stop(self) -> None:
         """Show what has ended last, and no more."""

@@ -87,7 +87,7 @@ class Recorder(Checkpoint):
         self._density: float | None = None
         self._random_state: torch.Tensor | None = None
         self._before: dict[str, Any] = {}
-        self._validated = False
+        self._validated = self._logged = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the configuration, remove an earlier result, restore the random state, and start the clock."""
@@ -121,7 +121,8 @@ class Recorder(Checkpoint):
         value, density = metrics.get(self.metric), metrics.get(DENSITY)
         if density != self._density:
             self._best, self._density = None, density
-        if value is None and self._best is None and self._validated:
+        self._logged |= value is not None
+        if not self._logged and self._validated:
             known = ", ".join(sorted(name for name in metrics if "/" not in name and name != "epoch_time"))
             raise ValueError(f"Expected report.metric to be logged each epoch ({known} are), got {self.metric!r}")
         sign = 1 if self.mode == "max" else -1
@@ -143,7 +144,7 @@ class Recorder(Checkpoint):
         """Keep the random state until training begins."""
         self._random_state = state_dict["random_state"]
         self._best = state_dict["best"] if state_dict["by"] == [self.metric, self.mode] else None
-        self._density = state_dict["density"]
+        self._density, self._logged = state_dict.get("density"), True
 
 
 class Progress(Checkpoint):
