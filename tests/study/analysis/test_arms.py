@@ -164,8 +164,7 @@ def test_the_arguments_of_a_class_are_no_factors_but_are_named(tmp_path: Path) -
     assert design.factors == ("sparsity",)
     assert design.moved["update_every"] == "update_every: 100 in RigL; null in SET."
     words = " ".join(design.notes())
-    assert "with all other settings equal but those that come with it" in words
-    assert "Those that come with it: sparsity.prune_fraction, update_every." in words
+    assert "except those that belong to sparsity (sparsity.prune_fraction, update_every)." in words
     assert design.against == {"sparsity": "SET"}
 
 
@@ -209,7 +208,16 @@ def test_only_epochs_at_the_last_density_count_for_the_best(tmp_path: Path) -> N
     assert table["val_acc_max_epoch"].to_dict() == {"sparsity=GMP": 3, "sparsity=SET": 1}
     assert table["epochs_to"].to_dict() == {"sparsity=GMP": 3, "sparsity=SET": 2}
     assert summarize(found.frame)["val_acc_max", "mean"].to_dict() == {"sparsity=GMP": 0.95, "sparsity=SET": 0.99}
-    assert "The density changes in sparsity=GMP (from epoch 2 on)" in " ".join(format_report(found).split())
+    assert "The density changes in sparsity=GMP (until epoch 2)" in " ".join(format_report(found).split())
+
+
+def test_runs_are_paired_by_their_own_seed_where_a_class_names_none(tmp_path: Path) -> None:
+    for seed in range(3):
+        own = {"sparsity._target_": "sparse_lightning.SET", "sparsity.seed": seed}
+        make_run(tmp_path, course(0.9, seed), seed, own)
+        make_run(tmp_path, course(0.9, 9 + seed), seed, {"sparsity._target_": "mine.Method"})
+    (compared,) = analyse([tmp_path]).comparisons
+    assert set(compared.main["pairs"]) == {3}
 
 
 def test_factors_that_move_together_are_compared_and_named_as_such(tmp_path: Path) -> None:
@@ -260,7 +268,7 @@ def test_a_factor_of_three_numbers_has_a_figure_and_many_arms_have_no_other(tmp_
     for settings, best in zip(near, (0.90, 0.97, 0.99), strict=True):
         make_run(tmp_path / "near", [best] * 3, 0, settings)
     (best, *_) = draw(analyse([tmp_path / "near"]))
-    assert best.caption.endswith("logarithmic in what is missing to 100%.")
+    assert best.caption.endswith("logarithmic in the error, 100% less val_acc.")
     heights = [best.figure.axes[0].transData.transform((0.1, value))[1] for value in (90, 97, 99.1)]
     assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], rel=1e-2)  # 10, 3 and 0.9% missing
 
@@ -268,7 +276,7 @@ def test_a_factor_of_three_numbers_has_a_figure_and_many_arms_have_no_other(tmp_
     with style():
         (best, last) = draw(analyse([tmp_path / "many"]))
     assert best.name == "val_acc_max_by_density"
-    assert best.alt.startswith("val_acc: 95.")
+    assert best.alt.startswith("Best val_acc by density: val_acc: 95.")
     assert last.alt.count("%") == 2
 
 

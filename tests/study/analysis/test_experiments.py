@@ -56,7 +56,7 @@ def test_what_differs_in_all_arms_is_reported_once(tmp_path: Path) -> None:
         changed = {"model.hidden_sizes": [300, 100], "sparsity._target_": f"sparse_lightning.{method}"}
         make_run(tmp_path, course(0.97, 0, 30), 0, changed)
     printed = " ".join(format_report(analyse([tmp_path])).split())
-    reason = "No published figures beside any arm: hidden_sizes is [300, 100], published [100, 100, 100];"
+    reason = "No published figures beside any arm: hidden_sizes is [300, 100], published [100, 100, 100]."
     assert reason in printed
     assert printed.count("No published figures") == 1
 

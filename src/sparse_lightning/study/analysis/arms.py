@@ -29,6 +29,7 @@ class Design:
         inferred: Whether `against` was not given but chosen here.
         settings: For each arm all its settings, labelled, by the names of the table of runs.
         moved: Settings that differ too, but only along with a class or a file: what it sets, each in words.
+        classes: The factors that are classes or files.
     """
 
     factors: tuple[str, ...] = ()
@@ -37,6 +38,7 @@ class Design:
     inferred: bool = True
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     moved: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     @property
     def pairs(self) -> dict[str, str]:
@@ -65,14 +67,14 @@ class Design:
             together = any(
                 {**self.arms[arm], **self.against} != dict(self.arms[other]) for arm, other in self.pairs.items()
             )
-            but = " but those that come with it" if self.moved else ""
-            rest = "although other settings differ too" if together else f"with all other settings equal{but}"
-            yield f"Each arm is compared with {chosen}, {rest}, in pairs of runs with the same seed."
+            rest = "although other settings differ too" if together else "with all other settings equal"
+            if self.moved and not together:
+                belonging = " and ".join(name for name in self.factors if name in self.classes)
+                rest = f"with equal settings except those that belong to {belonging} ({', '.join(self.moved)})"
+            yield f"Each arm is compared with {chosen}, in pairs of runs with the same seed, {rest}."
             alone = [arm for arm in self.arms if arm not in {*self.pairs, *self.pairs.values()}]
             if alone:
                 yield f"Not compared, because they have no counterpart: {'; '.join(alone)}."
-        if self.moved:
-            yield f"Those that come with it: {', '.join(self.moved)}. The page lists their levels."
 
 
 def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd.DataFrame, list[str]]:
@@ -104,7 +106,7 @@ def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd
     levels = {titles[name]: _short(name, labels[name]) for name in factors}
     rows = [{name: column[index] for name, column in levels.items()} for index in range(len(runs))]
     names = [",".join(f"{factor}={level}" for factor, level in row.items()) or _ALONE for row in rows]
-    differing = [name for name in seeds if labels[name].nunique() > 1] or seeds[:1]
+    differing = _pairing(labels, seeds)
     runs = runs.assign(arm=names, pair=labels[differing].agg(",".join, axis=1) if len(runs) else [])
     chosen = _against(against, {name: list(dict.fromkeys(column)) for name, column in levels.items()})
     arms = dict(zip(names, rows, strict=True))
@@ -120,7 +122,8 @@ def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd
         for _, run in runs[repeated].iterrows()
     ]
     of_arm = dict(zip(names, settings, strict=True))
-    design = Design(tuple(levels), {arm: arms[arm] for arm in first}, chosen, against is None, of_arm, words)
+    kinds = tuple(titles[name] for name in factors if _decides(name))
+    design = Design(tuple(levels), {arm: arms[arm] for arm in first}, chosen, against is None, of_arm, words, kinds)
     return design, runs[~repeated].reset_index(drop=True), notes
 
 
@@ -176,6 +179,17 @@ def _decides(name: str) -> bool:
 def _follow(labels: pd.DataFrame, name: str, others: Sequence[str]) -> bool:
     """Whether a setting varies, and is the same wherever the others are."""
     return labels[name].nunique() > 1 and bool((labels.groupby(list(others))[name].nunique() == 1).all())
+
+
+def _pairing(labels: pd.DataFrame, seeds: Sequence[str]) -> list[str]:
+    """The seeds that runs are paired by: the run's own, and others that vary beside it."""
+    varying = [name for name in seeds if labels[name].nunique() > 1]
+
+    def follows(name: str) -> bool:
+        given = labels[labels[name] != "null"]  # a class whose seed is not in the configuration is given the run's
+        return name != "seed" and bool((given.groupby("seed")[name].nunique() <= 1).all())
+
+    return [name for name in varying if "seed" not in varying or not follows(name)] or list(seeds[:1])
 
 
 def _factors(labels: pd.DataFrame) -> tuple[list[str], list[str]]:

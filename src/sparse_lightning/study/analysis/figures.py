@@ -17,6 +17,7 @@ from sparse_lightning.study.analysis.metrics import TOPOLOGY, Metric, column, de
 from sparse_lightning.study.analysis.statistics import row_of
 
 MOST = 14  # arms: as many lines as differ in colour and dash
+MOST_ROWS = 40  # comparisons in one figure
 BAND = "Mean over the runs of an arm; the band is one standard deviation."
 _RC: dict[str, Any] = {
     "svg.hashsalt": "sparse_lightning",
@@ -63,22 +64,21 @@ def draw(findings: Findings) -> Iterator[Picture]:
             figure = plots.by_level(findings, factor, metric)
             caption = "Mean over the runs of an arm; the band is its 95% interval."
             if figure.axes[0].get_yscale() == "function":
-                caption += " The axis is logarithmic in what is missing to 100%."
-            yield Picture(f"{metric.name}_by_{factor}", title, caption, "; ".join(words), figure)
+                caption += f" The axis is logarithmic in the error, 100% less {findings.metric}."
+            yield Picture(f"{metric.name}_by_{factor}", title, caption, f"{title}: {'; '.join(words)}", figure)
+    several = any((pair.main["pairs"] > 1).any() for pair in findings.comparisons)
     if len(findings.design.arms) > MOST:
+        if several and len(findings.comparisons) <= MOST_ROWS:
+            yield _difference(findings, findings.main_metrics[0])
         return
     curves, table, horizon = findings.arm_curves(), findings.table, findings.horizon
     for name in dict.fromkeys((findings.metric, findings.metric.replace("val_", "train_"))):
         if any(name in rows for rows in curves.values()):
             alt = f"{name} over epochs; at the last epoch: {_ends(curves, name)}"
-            yield Picture(f"learning_curves_{name}", name, BAND, alt, plots.learning_curve(curves, name))
-    several = any((pair.main["pairs"] > 1).any() for pair in findings.comparisons)
+            caption = f"{BAND} The axis leaves out a first epoch that is far from the others."
+            yield Picture(f"learning_curves_{name}", name, caption, alt, plots.learning_curve(curves, name))
     for metric in findings.main_metrics if several else ():  # one point is no figure
-        caption = "A dot for each seed: arm minus reference. The diamond is their mean, the bar its 95% interval."
-        means = {f"{pair.arm} minus {pair.reference}": row_of(pair.main, metric.name) for pair in findings.comparisons}
-        alt = "; ".join(f"{pair}: {metric.show(row['difference'], sign=True)}" for pair, row in means.items())
-        title = f"Difference in {metric.title}"
-        yield Picture(f"differences_{metric.name}", title, caption, alt, plots.paired_differences(findings, metric))
+        yield _difference(findings, metric)
     _, _, _, best, reaching = findings.main_metrics
     average = table.groupby("arm")[[best.name, reaching.name]].mean()
     alt, caption = _each(curves, average[best.name], best), "A dot for each run; the bar is the mean of the arm."
@@ -101,9 +101,21 @@ def draw(findings: Findings) -> Iterator[Picture]:
             yield Picture(f"topology_{what}", title[0].upper() + title[1:], caption, alt, figure)
     maps, epochs = plots.input_maps(findings)
     if maps:
-        caption = "Connections of each input pixel, mean over the runs of an arm; darker is more."
+        caption = "Connections of each input pixel, mean over the runs of an arm, by the colours of the bar."
         alt = f"Maps of the connections of the input pixels after epochs {', '.join(map(str, epochs))}"
         yield Picture("pixels", "Connections of the input pixels", caption, alt, plots.pixel_maps(maps, epochs))
+
+
+def _difference(findings: Findings, metric: Metric) -> Picture:
+    """The differences of all pairs in a metric."""
+    caption = "A dot for each seed: arm minus reference. The diamond is their mean, the bar its 95% interval."
+    title, words = f"Difference in {metric.title}", []
+    for pair in findings.comparisons:
+        row = row_of(pair.main, metric.name)
+        found, low, high = (metric.show(row[name], sign=True) for name in ("difference", "low", "high"))
+        words.append(f"{pair.arm} minus {pair.reference} {found} [{low}, {high}] {metric.difference_unit}".rstrip())
+    figure = plots.paired_differences(findings, metric)
+    return Picture(f"differences_{metric.name}", title, caption, f"{title}: {'; '.join(words)}", figure)
 
 
 def style() -> Any:
@@ -143,4 +155,5 @@ def _ends(curves: plots.Curves, name: str) -> str:
 
 
 def _each(arms: Mapping[str, Any], values: "pd.Series[float]", metric: Metric) -> str:
-    return "; ".join(f"{arm} {metric.show(values[arm])}{metric.unit}" for arm in arms if arm in values)
+    unit = metric.unit if metric.unit == "%" else f" {metric.unit}".rstrip()
+    return "; ".join(f"{arm} {metric.show(values[arm])}{unit}" for arm in arms if arm in values)

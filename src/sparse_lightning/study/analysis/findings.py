@@ -143,8 +143,8 @@ def analyse(
         notes=[
             *notes,
             *design.notes(),
-            *_unpaired(found),
             *_too_few(found),
+            *_unpaired(found),
             *_unchanged(found),
             *_changing(found),
             *_published(found, known),
@@ -161,6 +161,7 @@ def dead_connections(findings: Findings) -> pd.DataFrame:
     rows = []
     for arm, curve in findings.arm_curves().items():
         means = curve.drop(columns="run").groupby("epoch").mean()
+        means = means[means.index >= since_settled(means.reset_index())]  # what a dense phase grows is dead at first
         for name in means:
             layer = str(name).removeprefix("topology/dead/")
             if layer in (name, "all") or means[name].dropna().empty:
@@ -203,15 +204,18 @@ def _dead(found: Findings) -> list[str]:
 
 
 def _unpaired(found: Findings) -> list[str]:
-    notes = []
+    missing: dict[str, list[str]] = {}
     for compared in found.comparisons:
         sides = (compared.arm, compared.reference)
         ours, theirs = (set(found.runs.loc[found.runs["arm"] == arm, "pair"]) for arm in sides)
-        for missing, arm in ((theirs - ours, compared.arm), (ours - theirs, compared.reference)):
-            if missing:
-                named = ", ".join(sorted(missing, key=lambda seed: (len(seed), seed)))
-                notes.append(f"Not in the differences, because it has no pair: seed {named}, not finished in {arm}.")
-    return notes
+        for seeds, arm in ((theirs - ours, compared.arm), (ours - theirs, compared.reference)):
+            if seeds:
+                named = ", ".join(sorted(seeds, key=lambda seed: (len(seed), seed)))
+                missing.setdefault(f"seed{'s' if len(seeds) > 1 else ''} {named}", []).append(arm)
+    return [
+        f"Not in the differences, because it has no pair: {seeds}, not finished in {together(arms, found.design)}."
+        for seeds, arms in missing.items()
+    ]
 
 
 def _unchanged(found: Findings) -> list[str]:
@@ -221,7 +225,8 @@ def _unchanged(found: Findings) -> list[str]:
         for arm, curve in found.arm_curves().items()
         if set(curve.get(column("jaccard", "all"), pd.Series(dtype=float)).dropna()) == {1.0}
     ]
-    return [f"Never rewired, so that the first connections are also the last: {'; '.join(arms)}."] if arms else []
+    named = together(arms, found.design)
+    return [f"Never rewired, so that the first connections are also the last: {named}."] if arms else []
 
 
 def _changing(found: Findings) -> list[str]:
@@ -229,13 +234,29 @@ def _changing(found: Findings) -> list[str]:
     last: dict[str, int] = {}
     for arm, curve in zip(found.runs["arm"], found.curves, strict=True):
         last[arm] = max(last.get(arm, 0), since_settled(curve))
-    arms = [f"{arm} (from epoch {epoch} on)" for arm, epoch in last.items() if epoch]
-    if not arms:
-        return []
+    epochs = sorted({epoch for epoch in last.values() if epoch})
+    each = [(together([arm for arm in last if last[arm] == epoch], found.design), epoch) for epoch in epochs]
+    named = "; ".join(f"{arms} (until epoch {epoch})" for arms, epoch in each)
     return [
-        f"The density changes in {'; '.join(arms)}: the best {found.metric}, and the epochs to a value, are those "
-        "since its last change."
-    ]
+        f"The density changes in {named}: the best {found.metric}, and the epochs to a value, are of the epochs since."
+    ] * bool(each)
+
+
+def together(arms: Sequence[str], design: Design) -> str:
+    """Arms in words; all arms of one level of a factor by that level alone.
+
+    >>> design = Design(("a", "b"), {f"a={a},b={b}": {"a": a, "b": b} for a in "12" for b in "12"})
+    >>> together(["a=1,b=1", "a=1,b=2", "a=2,b=2"], design)
+    'a=1; a=2,b=2'
+    """
+    left, named = list(arms), []
+    for factor in design.factors if len(design.factors) > 1 else ():
+        for level in dict.fromkeys(levels[factor] for levels in design.arms.values()):
+            own = [arm for arm, levels in design.arms.items() if levels[factor] == level]
+            if len(own) > 1 and set(own) <= set(left):
+                named.append(f"{factor}={level}")
+                left = [arm for arm in left if arm not in own]
+    return "; ".join([*named, *left])
 
 
 def _too_few(found: Findings) -> list[str]:
@@ -246,7 +267,7 @@ def _too_few(found: Findings) -> list[str]:
         return []
     return [
         f"With {pairs} pairs no difference can be significant after the correction, however large: "
-        f"that takes {enough} pairs. The intervals hold with fewer."
+        f"that takes {enough} pairs. The intervals hold with fewer, each for its metric alone."
     ]
 
 
@@ -256,7 +277,7 @@ def _published(found: Findings, known: Sequence[Experiment]) -> list[str]:
     named = "experiment_name" in found.frame and found.frame["experiment_name"].notna().any()
     reasons: dict[str, list[str]] = {}
     for experiment in known:
-        differing = {arm: experiment.differences(settings) for arm, settings in found.design.settings.items()}
+        differing = {arm: _shown(experiment.differences(each)) for arm, each in found.design.settings.items()}
         shared = [
             words for words in next(iter(differing.values())) if all(words in each for each in differing.values())
         ]
@@ -265,8 +286,19 @@ def _published(found: Findings, known: Sequence[Experiment]) -> list[str]:
             if arm not in matched and not foreign:
                 reasons.setdefault(f"{'; '.join(shared or own) or 'not all of its arms were run'}.", []).append(arm)
     every = len(found.design.arms)
-    beside = {reason: "any arm" if len(arms) == every > 1 else ", ".join(arms) for reason, arms in reasons.items()}
+    beside = {
+        reason: "any arm" if len(arms) == every > 1 else together(arms, found.design)
+        for reason, arms in reasons.items()
+    }
     return [f"No published figures beside {arms}: {reason}" for reason, arms in beside.items()]
+
+
+def _shown(differences: list[str]) -> list[str]:
+    """Differences without those of the model's own sparsity, where another takes its place."""
+    if not any(words.startswith("sparsity is") for words in differences):
+        return differences
+    replaced = ("density is", "prune_fraction is", "hebbian_grow is")
+    return [words for words in differences if not words.startswith(replaced)]
 
 
 def _explained(found: Findings, threshold: float | None) -> list[str]:
@@ -274,11 +306,9 @@ def _explained(found: Findings, threshold: float | None) -> list[str]:
     reaching = next(metric for metric in found.main_metrics if metric.name == "epochs_to")
     how = "as given" if threshold is not None else "the best value that three quarters of each arm's runs reach"
     missed = int((~found.table["reached"]).sum())
-    censored = (
-        f"{missed} of {len(found.table)} runs never reach it. They are censored: they need more than the "
-        f"{found.horizon} epochs that all runs have, and count as {found.horizon}."
-    )
+    never = "never reaches it and counts" if missed == 1 else "never reach it and count"
+    censored = f"{missed} of {len(found.table)} runs {never} as {found.horizon} epochs, which all runs have (censored)."
     notes = [f"{reaching.title.capitalize()}: {how}. {censored if missed else 'All runs reach it.'}"]
     if len(found.comparisons) > 1:
         notes.append("Holm's correction is over the metrics of each comparison, not over the comparisons.")
-    return [*notes, "Epochs are counted from 0, as published. Epochs to a value are how many were trained until then."]
+    return [*notes, "The first epoch is epoch 0. Epochs to a value are how many were trained until then."]

@@ -12,7 +12,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from sparse_lightning.study.analysis.figures import Picture
+from sparse_lightning.study.analysis.figures import MOST, Picture
 from sparse_lightning.study.analysis.findings import Findings
 from sparse_lightning.study.analysis.runs import origin
 from sparse_lightning.study.analysis.tables import (
@@ -22,6 +22,7 @@ from sparse_lightning.study.analysis.tables import (
     comparison_table,
     dead_table,
     main_table,
+    overview_table,
 )
 from sparse_lightning.study.train.record import CONFIG, ERROR, METRICS
 
@@ -53,8 +54,20 @@ def page(findings: Findings, pictures: Sequence[tuple[Picture, bytes]], links: M
         findings=findings,
         tables=_tables(findings),
         pictures=[(picture, base64.b64encode(svg).decode()) for picture, svg in pictures],
-        runs=[_run(run, findings, home) for _, run in findings.frame.iterrows()],
+        runs=[_run(run, findings, home) for _, run in _by_arm(findings).iterrows()],
+        comparison_caption=COMPARISON_CAPTION,
+        most_lines=MOST,
     )
+
+
+def _by_arm(findings: Findings) -> pd.DataFrame:
+    """All runs, those that count in the order of their arms."""
+    if findings.runs.empty:
+        return findings.frame
+    arms = {arm: place for place, arm in enumerate(findings.design.arms)}
+    places = dict(zip(findings.runs["folder"], findings.runs["arm"].map(arms), strict=True))
+    order = findings.frame["folder"].map(places).fillna(len(arms))
+    return findings.frame.loc[order.sort_values(kind="stable").index]
 
 
 def _minus(words: str) -> str:
@@ -76,9 +89,10 @@ def _tables(findings: Findings) -> dict[str, list[Table]]:
         for shown, topology in ((findings.main_metrics, False), (findings.topology_metrics, True)):
             table = comparison_table(compared, shown, topology)
             title = f"{table.title}, {'topology' if topology else findings.metric}"
-            comparisons.append(Table(title, table.headings, table.rows, COMPARISON_CAPTION))
+            comparisons.append(Table(title, table.headings, table.rows))
+    overview = overview_table(findings) if len(findings.comparisons) > 1 else Table("", [], [])
     tables = {
-        "main": [main_table(findings.frame, findings.metric, findings.mode)],
+        "main": [main_table(findings.frame, findings.metric, findings.mode), overview],
         "published": [cells_table(findings)],
         "comparisons": comparisons,
         "dead": [dead_table(findings)],

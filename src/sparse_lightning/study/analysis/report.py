@@ -63,7 +63,7 @@ def format_report(findings: Findings) -> str:
     if findings.cells and (published := tables.cells_table(findings)).rows:
         lines += ["", str(published)]
     if len(findings.comparisons) > SEVERAL:
-        lines += ["", str(tables.overview_table(findings))]
+        lines += ["", str(tables.overview_table(findings)), f"{PAGE} has the other metrics."]
     else:
         for compared in findings.comparisons:
             lines += ["", str(tables.comparison_table(compared, findings.main_metrics).first(7))]

@@ -127,7 +127,8 @@ def compare(table: pd.DataFrame, arm: str, reference: str, metrics: Sequence[Met
         Columns: `mean`, `sd`, `runs` of the arm, and `reference_mean`, `reference_sd`, `reference_runs`, over all runs
         of each; `censored` and `reference_censored`, for epochs to a threshold; over the pairs: `pairs`, `difference`
         (its mean) and `difference_sd`, `low` and `high` (95% interval), `p`, `p_holm`, `effect` (standardised
-        difference), `seeds` (for 80% power), and `note`, why something is missing.
+        difference), `seeds` (for 80% power), `few`, whether so few pairs cannot be significant after the correction,
+        and `note`, why something is missing.
     """
     rows = []
     for metric in metrics:
@@ -142,11 +143,13 @@ def compare(table: pd.DataFrame, arm: str, reference: str, metrics: Sequence[Met
         row |= {"pairs": len(paired), "difference": paired.mean() if len(paired) else math.nan}
         row |= dict(zip(("low", "high"), interval(paired), strict=True))
         row["difference_sd"] = paired.std(ddof=1) if len(paired) > 1 else math.nan
-        row |= {"p": paired_test(paired), "effect": effect, "seeds": seeds_needed(effect, len(metrics))}
+        row |= {"p": paired_test(paired), "effect": effect}
         row["note"] = _note(paired, metric)
         rows.append(row)
+    tested = max(sum(not math.isnan(row["p"]) for row in rows), 1)
     for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = corrected
+        row |= {"p_holm": corrected, "seeds": seeds_needed(row["effect"], tested)}
+        row["few"] = row["pairs"] < pairs_to_be_significant(tested)
     return pd.DataFrame(rows).set_index("metric")
 
 

@@ -139,7 +139,7 @@ def overview_table(findings: Findings) -> Table:
         heading, *cells = comparison_table(compared, findings.main_metrics[:1]).first(7).rows[0]
         rows.append([f"{compared.arm} minus {compared.reference}", *cells])
     headings = ["arm minus reference", "difference", "95% interval", "result", "pairs", "p", "p (Holm)"]
-    return Table(f"Differences in {heading}; the page has the other metrics", headings, rows)
+    return Table(f"Differences in {heading}", headings, rows)
 
 
 def comparison_table(compared: Comparison, shown: Sequence[Metric], topology: bool = False) -> Table:
@@ -150,7 +150,10 @@ def comparison_table(compared: Comparison, shown: Sequence[Metric], topology: bo
         sides = [plus_minus(metric, row[f"{side}mean"], row[f"{side}sd"]) for side in ("", "reference_")]
         span = f"{metric.show(row['low'], sign=True)} to {metric.show(row['high'], sign=True)}"
         effect = "-" if math.isnan(row["effect"]) else f"{row['effect']:+.2f}"
-        result = {0: "inconclusive", 1: "significant: higher", -1: "significant: lower"}[direction(row)]
+        if not row["pairs"]:
+            continue
+        open_ = "too few pairs" if row["few"] else "inconclusive"
+        result = {0: open_, 1: "significant: higher", -1: "significant: lower"}[direction(row)]
         cells = [metric.show(row["difference"], sign=True), "-" if math.isnan(row["low"]) else span, result]
         tests = [str(row["pairs"]), probability(row["p"]), probability(row["p_holm"]), effect, seeds(row["seeds"])]
         rows.append([metric.heading, *cells, *tests, *sides])
@@ -164,8 +167,8 @@ COMPARISON_CAPTION = (
     "seed, with its 95% interval by Student's t; differences of percentages are in percentage points. p: permutation "
     "test of the signs; Holm's correction is over the rows of a table. Standardised difference: mean difference "
     "divided by the standard deviation of the differences. Pairs needed: for a power of 80% after the correction. "
-    "Significant: "
-    "corrected p below 5%, an interval without zero, and at least six pairs."
+    "Significant: corrected p below 5%, and an interval without zero. Too few pairs: no difference could be "
+    "significant after the correction, however large; the interval holds for the metric alone."
 )
 
 
@@ -181,8 +184,8 @@ def dead_table(findings: Findings) -> Table:
         "Dead connections are active and exactly zero at the end of an epoch: they got no gradient since they were "
         "grown. Counts and shares of the active connections of the layer, means over the runs of an arm."
     )
-    headings = ["arm", "layer", "last epoch", "last epoch (%)", "largest share in any epoch (%)"]
-    return Table("Dead connections", headings, rows, caption)
+    headings = ["arm", "layer", "dead, last epoch", "share (%)", "largest share in any epoch (%)"]
+    return Table("By arm and layer", headings, rows, caption)
 
 
 def format_table(frame: pd.DataFrame, metric: str = "val_acc", mode: Mode = "max") -> str:
