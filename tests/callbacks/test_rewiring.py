@@ -77,6 +77,13 @@ def test_connections_can_move_from_one_layer_to_another():
         (lambda layer: ~layer.mask, by_index, "Expected only active connections to be pruned"),
         (lambda layer: layer.mask, by_index, "Expected a count from 0 to the 1 candidates, got 3"),
         (first_active, lambda layer: torch.full_like(layer.weight, math.nan), "Expected finite scores"),
+        (first_active, lambda layer: layer.weight[:1], r"Expected growth scores of shape \(.*\), got shape \(1,"),
+        (first_active, lambda layer: None, r"Expected growth scores of shape \(.*\), got NoneType"),
+        (
+            lambda layer: layer.mask[:1],
+            lambda layer: layer.weight,
+            r"Expected a mask of what to prune of shape \(\d+,\) or",
+        ),
     ],
 )
 def test_a_decision_that_cannot_be_used_is_refused_with_rewiring_and_layer(prune, scores, message):
@@ -532,3 +539,31 @@ def test_several_batches_accumulated_are_the_gradient_that_grows(fit, model, net
     fit(model(net), callback, watch := Watch(callback), epochs=3, accumulate_grad_batches=2, gradient_clip_val=0.01)
     assert callback.rewirings == 5
     assert watch.moved > 0
+
+
+def test_a_name_that_is_nearly_a_hook_is_warned_of(recwarn):
+    with pytest.warns(UserWarning, match="Mine.growth_score is called by nothing: did you mean growth_scores?"):
+
+        class Mine(PruneRegrow):
+            def growth_score(self, layer):
+                return layer.weight
+
+    class Fine(PruneRegrow):
+        def growth_scores(self, layer):
+            return self.weigh(layer)
+
+        def weigh(self, layer):
+            return layer.weight
+
+    assert not [each for each in recwarn if "called by nothing" in str(each.message)]
+
+
+def test_counts_of_layers_that_are_not_there_are_refused():
+    class Wrong(PruneRegrow):
+        def target_counts(self, layers):
+            return {"nope": 10}
+
+    callback = Wrong(0.5)
+    callback.sparsify(nn.Sequential(nn.Linear(4, 4)))
+    with pytest.raises(ValueError, match=r"layers that are rewired \(0\.weight\), got nope"):
+        callback.rewire()

@@ -124,6 +124,21 @@ def test_the_example_of_an_own_study_runs_by_its_command(tmp_path: Path) -> None
     assert len(list(tmp_path.glob("*/result.json"))) == 4
 
 
+def test_a_finished_run_whose_class_has_changed_since_is_named(tmp_path: Path) -> None:
+    source = tmp_path / "mine_own.py"
+    source.write_text("from sparse_lightning import SET\n\n\nclass Mine(SET):\n    pass\n")
+    command = [sys.executable, ROOT / "scripts" / "train.py", "-m", "sparsity._target_=mine_own.Mine", "seed=0", *SHORT]
+    command += ["trainer.max_epochs=1", "report.make=false", f"output_dir={tmp_path / 'runs'}"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    forked.run(command, env=environment)
+    assert "has changed" not in forked.run(command, env=environment).stderr
+    source.write_text(source.read_text() + "    # another rule\n")
+    assert (
+        "the file of mine_own.Mine has changed since this run; force=true"
+        in forked.run(command, env=environment).stderr
+    )
+
+
 def test_an_argument_of_swept_methods_may_have_one_value(tmp_path: Path) -> None:
     settings = ["sparsity=set,static", "sparsity.prune_fraction=1.5", f"output_dir={tmp_path / 'study'}"]
     done = script("train.py", "-m", *settings, check=False)

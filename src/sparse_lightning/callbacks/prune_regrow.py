@@ -1,11 +1,13 @@
 """PruneRegrow, the callback: its arguments, the methods to override, and what to look at and to do by hand."""
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -44,6 +46,8 @@ from sparse_lightning.functional.schedules import (
 )
 from sparse_lightning.functional.structure import structure_of
 
+# The methods that a method of one's own overrides.
+HOOKS = ("growth_scores", "prune_mask", "target_counts", "fraction_factor", "should_rewire")
 # What a resumed run has to share with the one before, beside its criteria.
 _SETTINGS = (
     *("density", "initial_density", "density_schedule", "distribution", "structure", "include", "exclude"),
@@ -212,6 +216,14 @@ class PruneRegrow(SparseTrainingHooks):
         if self.growth is None:
             raise ValueError("Expected a growth criterion to rewire by, got growth=None")
         return self.growth.scores(layer)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Warn of a method that is called nearly as one of these, and so never."""
+        super().__init_subclass__(**kwargs)
+        for name, value in vars(cls).items():
+            near = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.85)
+            if callable(value) and near and not hasattr(PruneRegrow, name):
+                rank_zero_warn(f"{cls.__name__}.{name} is called by nothing: did you mean {near[0]}?")
 
     # To look at.
 

@@ -63,6 +63,9 @@ def rewire_layers(
         ValueError: A decision cannot be used; the layer is named.
     """
     counts = decisions.counts(layers)
+    if unknown := sorted({*counts} - {layer.name for layer in layers}):
+        known = ", ".join(layer.name for layer in layers)
+        raise ValueError(f"Expected target counts of the layers that are rewired ({known}), got {', '.join(unknown)}")
     for layer in layers:
         with _naming(layer, number):
             count = counts.get(layer.name, layer.count)
@@ -80,7 +83,7 @@ def rewire_layers(
             layer.pruned = _structured(layer, decisions)
     for layer in layers:
         with _naming(layer, number):
-            scores, generator = decisions.scores(layer), layer.generator
+            scores, generator = _shaped(layer, decisions.scores(layer)), layer.generator
             if decisions.structure:
                 whole = scores if isinstance(scores, Tensor) else torch.cat(list(scores))
                 connections = layer.positions, layer.pruned, whole, generator
@@ -105,8 +108,24 @@ def _structured(layer: LayerView, decisions: Decisions) -> Tensor:
     return decisions.structure.prune(*connections, regrow=decisions.regrow)
 
 
+def _shaped(layer: LayerView, scores: Any) -> Tensor | Iterable[Tensor]:
+    """Growth scores, if they are a tensor shaped like the weight, or blocks of its rows."""
+    blocks = isinstance(scores, Iterator | list | tuple)
+    if not blocks and not (isinstance(scores, Tensor) and scores.shape == layer.shape):
+        raise ValueError(f"Expected growth scores of shape {tuple(layer.shape)}, got {_described(scores)}")
+    found: Tensor | Iterable[Tensor] = scores
+    return found
+
+
+def _described(value: Any) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
 def _among_active(layer: LayerView, pruned: Tensor) -> Tensor:
     """Which active connections to prune (nnz), from a mask of those or one shaped like the weight."""
+    if not isinstance(pruned, Tensor) or pruned.shape not in (layer.positions.shape, layer.shape):
+        own, whole = tuple(layer.positions.shape), tuple(layer.shape)
+        raise ValueError(f"Expected a mask of what to prune of shape {own} or {whole}, got {_described(pruned)}")
     if pruned.shape == layer.positions.shape:
         return pruned
     found = layer.at_connections(pruned)

@@ -177,7 +177,9 @@ class Topology:
         if new:
             trained = "trained " if self._trained else ""
             counted = [f"{way} for {count} {trained}weights" for way, count in Counter(ways.values()).items()]
-            rank_zero_info(f"The first connections are chosen by initial={self._initial!r}: {', '.join(counted)}.")
+            hint = "" if self._trained or self._initial != "auto" else " For loaded weights, initial='magnitude'."
+            words = ", ".join(counted)
+            rank_zero_info(f"The first connections are chosen by initial={self._initial!r}: {words}.{hint}")
         return list(new)
 
     def choose_by_batch(self, trainer: Trainer, module: LightningModule, batch: Any, seed: int) -> None:

@@ -126,7 +126,7 @@ def explain(error: Exception, conf: Path) -> str:
         value = following[0] if following and "=" not in following[0] else "VALUE"
         if "=" not in given:
             return f"Expected overrides as key=value, got {given!r}; write {given}={value}"
-        return f"Expected overrides as key=value, got {given!r}, which cannot be read: {text.splitlines()[-1]}"
+        return f"Expected overrides as key=value, got {given!r}, which cannot be read: {text.splitlines()[0]}"
     if missing := re.search(r"Could not find '(.*)/(.*)'", text) or re.search(r"Could not load '(.*)/(.*)'", text):
         group, name = missing.groups()
         options = sorted(
@@ -139,6 +139,11 @@ def explain(error: Exception, conf: Path) -> str:
         keys, group = _keys(conf), key.partition(".")[0]
         if group == "sparsity" and "sparsity.density" not in keys:
             return f"Expected sparsity=NAME to choose what has {key!r}, as in sparsity=set; +{key} adds an argument"
+        if key in keys:
+            return (
+                f"Expected a key that every {group} of the sweep has, got {key!r}; sweep it in a command of its own, \
+into the same output_dir"
+            )
         if own := [each.partition(".")[2] for each in keys if each.startswith(f"{group}.")]:
             return f"Expected a key of {group} ({', '.join(own)}), got {key!r}{suggest(key, keys)}"
         return f"Expected a key of the configuration, got {key!r}{suggest(key, keys)}"

@@ -220,6 +220,14 @@ def test_runs_are_paired_by_their_own_seed_where_a_class_names_none(tmp_path: Pa
     assert set(compared.main["pairs"]) == {3}
 
 
+def test_values_of_an_own_argument_are_compared_with_a_method_that_has_none(tmp_path: Path) -> None:
+    mine = {"sparsity._target_": "mine.Method", "sparsity.density": 0.2}
+    sweep(tmp_path, *({**mine, "sparsity.power": power} for power in (1, 2)), SET)
+    pairs = arrange(load_runs(tmp_path))[0].pairs
+    assert sorted(pairs) == ["sparsity=Method,power=1", "sparsity=Method,power=2"]
+    assert set(pairs.values()) == {"sparsity=SET,power=null"}
+
+
 def test_factors_that_move_together_are_compared_and_named_as_such(tmp_path: Path) -> None:
     sweep(tmp_path, {"model.density": 0.1, "model.dropout": 0.0}, {"model.density": 0.2, "model.dropout": 0.5})
     design, _, _ = arrange(load_runs(tmp_path))

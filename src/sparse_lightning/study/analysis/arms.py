@@ -44,11 +44,21 @@ class Design:
     def pairs(self) -> dict[str, str]:
         """For each arm with something to be compared with, that arm: the same levels except those of `against`.
 
+        A setting that the other has not, such as an argument of the arm's own class, may differ too.
+
         Where no arm has such a one, because factors moved together, all are compared with the first that has the
         levels of `against`.
         """
         names = {frozenset(levels.items()): arm for arm, levels in self.arms.items()}
         wanted = {arm: names.get(frozenset({**lev, **self.against}.items())) for arm, lev in self.arms.items()}
+        for arm in [arm for arm, other in wanted.items() if other is None]:
+            near = {**self.arms[arm], **self.against}
+            fits = [
+                name
+                for name, levels in self.arms.items()
+                if self.against.items() <= levels.items() and all(lev in (near[f], "null") for f, lev in levels.items())
+            ]
+            wanted[arm] = fits[0] if len(fits) == 1 else None
         found = {arm: other for arm, other in wanted.items() if other is not None and other != arm}
         if not found and self.against:
             bases = [arm for arm, levels in self.arms.items() if self.against.items() <= levels.items()]

@@ -1,12 +1,16 @@
 """Objects from their configuration, with one sentence for each that cannot be built."""
 
+import hashlib
 import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+
+_PACKAGE = Path(__file__).parents[2]
 
 
 def arguments(cls: type) -> list[str]:
@@ -46,6 +50,17 @@ def target(config: Mapping[str, Any], where: str, kind: type = object) -> type:
     if not (isinstance(found, type) and issubclass(found, kind)):
         what = "a class" if kind is object else f"a {kind.__name__}"
         raise ValueError(f"Expected {where}._target_ to name {what}, got {path!r}")
+    return found
+
+
+def code_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """A hash of the file of each class that a configuration names and that is not of an installed package."""
+    found = {}
+    for key, nested in _targets(config, ""):
+        path = Path(inspect.getsourcefile(target(nested, key)) or "")
+        installed = "site-packages" in path.parts or _PACKAGE in path.parents
+        if path.is_file() and not installed:
+            found[str(nested["_target_"])] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return found
 
 

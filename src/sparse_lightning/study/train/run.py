@@ -39,7 +39,8 @@ def job_of(cfg: DictConfig) -> Job:
     swept = frozenset(key.rpartition(".")[2] for key in keys)
     folder = Path(hydra.runtime.output_dir)
     command = command_of(hydra.job.config_name, hydra.overrides.task) if alone else command_of_sweep(folder.parent)
-    choices = {str(group): str(name) for group, name in hydra.runtime.choices.items() if group in GROUPS}
+    chosen = {str(group): str(name) for group, name in hydra.runtime.choices.items() if group in GROUPS}
+    choices = {group: name for group, name in chosen.items() if f"{group}._target_" not in given}
     return Job(OmegaConf.to_yaml(cfg, resolve=True), folder, swept, alone, command, choices)
 
 

@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from sparse_lightning.study.train.build import build
+from sparse_lightning.study.train.build import build, code_of
 from sparse_lightning.study.train.connections import Connections
 from sparse_lightning.study.train.lists import train_in_lists
 from sparse_lightning.study.train.record import (
@@ -66,6 +66,14 @@ def train(job: Job) -> None:
         cfg[DATA] = data.digest()
         refuse_other(folder, _plain(cfg), settings)
     result = result_of(folder) if recorded or settings else {}
+    changed = [
+        name for name, code in code_of(_plain(cfg)).items() if result and result.get("code", {}).get(name) != code
+    ]
+    if changed and first:
+        words = (
+            f"{folder.name}: the file of {', '.join(changed)} has changed since this run; force=true trains it again"
+        )
+        print(words, file=sys.stderr, flush=True)
     if not result:
         result = _fit(job, cfg, data)
     elif job.alone and first:
@@ -155,7 +163,9 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
     diverged = divergence(rows.values(), metric) or None
     first = list(rows)[settled([row.get(DENSITY) for row in rows.values()])]
     reached = {epoch: value for epoch, value in values.items() if epoch >= first} or values
-    result = result_from(reached, metric, mode, epochs=len(rows), diverged=diverged, **_facts(job))
+    result = result_from(
+        reached, metric, mode, epochs=len(rows), diverged=diverged, code=code_of(_plain(cfg)), **_facts(job)
+    )
     if board:
         names = (f"{metric}_{mode}", f"{metric}_{mode}_epoch", f"{metric}_last", "epochs")
         board.log_result(_shown(cfg), {name: result[name] for name in names}, job.swept)
