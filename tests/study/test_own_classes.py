@@ -156,10 +156,10 @@ def test_the_best_checkpoint_of_a_density_that_falls_is_one_of_the_last_density(
     script("train.py", *settings, f"output_dir={tmp_path}")
     rows = pd.read_csv(tmp_path / "metrics.csv")
     density, result = rows["topology/density/all"], json.loads((tmp_path / "result.json").read_text())
-    settled = rows[density == density.iloc[-1]]
-    assert 1 <= len(settled) < 6
-    assert result["val_acc_max"] == settled["val_acc"].max()
-    assert torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == settled["val_acc"].idxmax()
+    at_last = rows[density == density.iloc[-1]]
+    assert 1 <= len(at_last) < 6
+    assert result["val_acc_max"] == at_last["val_acc"].max()
+    assert torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == at_last["val_acc"].idxmax()
 
 
 def test_dense_training_stays_dense_beside_methods_of_any_density(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from sparse_lightning.study.analysis import experiments, metrics, statistics
 from sparse_lightning.study.analysis.arms import Design, arrange
 from sparse_lightning.study.analysis.experiments import HEADLINE, Cell, Conclusion, Experiment, hebbian_growth
 from sparse_lightning.study.analysis.metrics import Metric, Mode, column
-from sparse_lightning.study.analysis.runs import at_last_density, load_metrics, load_runs, since_settled
+from sparse_lightning.study.analysis.runs import at_last_density, last_change_epoch, load_metrics, load_runs
 
 FEW = 4  # settings: an arm that differs from the published one in more is of another experiment
 MANY_DEAD = 0.5  # the share of a layer's active connections from which on dead ones are warned of
@@ -115,7 +115,7 @@ def analyse(
     metric, mode = str(done["metric"].iloc[0]), cast(Mode, done["mode"].iloc[0])
     design, runs, notes = arrange(frame, against)
     curves = [metrics.with_dead_share(load_metrics(folder), folder) for folder in runs["folder"]]
-    values = [at_last_density(curve.set_index("epoch")[metric].dropna(), since_settled(curve)) for curve in curves]
+    values = [at_last_density(curve.set_index("epoch")[metric].dropna(), last_change_epoch(curve)) for curve in curves]
     horizon = min(int(curve.index.max()) + 1 for curve in values)
     best: dict[str, list[float]] = {arm: [] for arm in design.arms}
     for arm, curve in zip(runs["arm"], values, strict=True):
@@ -161,7 +161,9 @@ def dead_connections(findings: Findings) -> pd.DataFrame:
     rows = []
     for arm, curve in findings.arm_curves().items():
         means = curve.drop(columns="run").groupby("epoch").mean()
-        means = means[means.index >= since_settled(means.reset_index())]  # what a dense phase grows is dead at first
+        means = means[
+            means.index >= last_change_epoch(means.reset_index())
+        ]  # what a dense phase grows is dead at first
         for name in means:
             layer = str(name).removeprefix("topology/dead/")
             if layer in (name, "all") or means[name].dropna().empty:
@@ -233,7 +235,7 @@ def _changing(found: Findings) -> list[str]:
     """Which arms have a density that changes, and which of their epochs count."""
     last: dict[str, int] = {}
     for arm, curve in zip(found.runs["arm"], found.curves, strict=True):
-        last[arm] = max(last.get(arm, 0), since_settled(curve))
+        last[arm] = max(last.get(arm, 0), last_change_epoch(curve))
     epochs = sorted({epoch for epoch in last.values() if epoch})
     each = [(together([arm for arm in last if last[arm] == epoch], found.design), epoch) for epoch in epochs]
     named = "; ".join(f"{arms} (until epoch {epoch})" for arms, epoch in each)

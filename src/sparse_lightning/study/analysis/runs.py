@@ -19,9 +19,9 @@ from sparse_lightning.study.train.record import (
     METRICS,
     RESULT,
     divergence,
+    last_density_change,
     read_config,
     read_metrics,
-    settled,
 )
 
 FACTS = ("run", "folder", "status", "error", "metric", "mode", "epochs", "run_time", "mean_epoch_time")
@@ -135,7 +135,7 @@ def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, A
     facts |= {"metric": wanted, "mode": mode or own or ("min" if "loss" in wanted else "max")}
     for name in dict.fromkeys(("train_acc", "val_acc", wanted)):
         values = rows.set_index("epoch")[name].dropna() if name in rows else pd.Series(dtype=float)
-        facts |= {f"{name}_{what}": value for what, value in _course(values, since_settled(rows)).items()}
+        facts |= {f"{name}_{what}": value for what, value in _course(values, last_change_epoch(rows)).items()}
     times = rows["epoch_time"] if "epoch_time" in rows else pd.Series(dtype=float)
     return facts | {"epochs": len(rows), "run_time": times.sum(), "mean_epoch_time": times.mean()}, settings
 
@@ -156,11 +156,11 @@ def _course(values: "pd.Series[float]", since: int) -> dict[str, Any]:
     return dict(zip(COURSE, found, strict=True))
 
 
-def since_settled(table: pd.DataFrame) -> int:
+def last_change_epoch(table: pd.DataFrame) -> int:
     """The epoch of a run at which its density changed for the last time; 0 if it is constant or not recorded."""
     if DENSITY not in table or table.empty:
         return 0
-    return int(table["epoch"].iloc[settled(table[DENSITY].fillna(0.0).tolist())])
+    return int(table["epoch"].iloc[last_density_change(table[DENSITY].fillna(0.0).tolist())])
 
 
 def at_last_density(values: "pd.Series[float]", since: int) -> "pd.Series[float]":

@@ -197,10 +197,10 @@ def read_degrees(folder: Path) -> dict[str, np.ndarray[Any, np.dtype[np.unsigned
         raise ValueError(f"Expected {path.name} to hold NumPy arrays, got a damaged file") from error
 
 
-def settled(densities: Sequence[float | str | None]) -> int:
+def last_density_change(densities: Sequence[float | str | None]) -> int:
     """The first epoch of those since the density last changed: only they tell how good the sparse network is.
 
-    >>> settled([1.0, 0.5, 0.1, 0.1]), settled([0.1, 0.1]), settled([None, None])
+    >>> last_density_change([1.0, 0.5, 0.1, 0.1]), last_density_change([0.1, 0.1]), last_density_change([None, None])
     (2, 0, 0)
     """
     last = densities[-1] if densities else None

@@ -29,9 +29,9 @@ from sparse_lightning.study.train.record import (
     RESULT,
     Job,
     divergence,
+    last_density_change,
     result_from,
     result_of,
-    settled,
     summary_of,
     write,
 )
@@ -161,7 +161,7 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
     if not values:
         raise ValueError(f"Expected report.metric to be logged in some epoch, got none of {metric!r}")
     diverged = divergence(rows.values(), metric) or None
-    first = list(rows)[settled([row.get(DENSITY) for row in rows.values()])]
+    first = list(rows)[last_density_change([row.get(DENSITY) for row in rows.values()])]
     reached = {epoch: value for epoch, value in values.items() if epoch >= first} or values
     result = result_from(
         reached, metric, mode, epochs=len(rows), diverged=diverged, code=code_of(_plain(cfg)), **_facts(job)
