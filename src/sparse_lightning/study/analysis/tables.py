@@ -133,12 +133,21 @@ def cells_table(findings: Findings) -> Table:
 
 
 def overview_table(findings: Findings) -> Table:
-    """All comparisons by the best value of the metric, a row each, for the screen."""
-    rows = []
+    """All comparisons by the best value of the metric, a row each."""
+    rows, references = [], {compared.reference for compared in findings.comparisons}
+    one = len(references) == 1
     for compared in findings.comparisons:
         heading, *cells = comparison_table(compared, findings.main_metrics[:1]).first(7).rows[0]
-        rows.append([f"{compared.arm} minus {compared.reference}", *cells])
-    headings = ["arm minus reference", "difference", "95% interval", "result", "pairs", "p", "p (Holm)"]
+        rows.append([compared.arm if one else f"{compared.arm} minus {compared.reference}", *cells])
+    headings = [
+        f"arm minus {min(references)}" if one else "arm minus reference",
+        "difference",
+        "95% interval",
+        "result",
+        "pairs",
+        "p",
+        "p (Holm)",
+    ]
     return Table(f"Differences in {heading}", headings, rows)
 
 
