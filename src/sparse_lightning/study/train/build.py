@@ -1,5 +1,6 @@
 """Objects from their configuration, with one sentence for each that cannot be built."""
 
+import contextlib
 import hashlib
 import inspect
 import pkgutil
@@ -57,10 +58,11 @@ def code_of(config: Mapping[str, Any]) -> dict[str, str]:
     """A hash of the file of each class that a configuration names and that is not of an installed package."""
     found = {}
     for key, nested in _targets(config, ""):
-        path = Path(inspect.getsourcefile(target(nested, key)) or "")
-        installed = "site-packages" in path.parts or _PACKAGE in path.parents
-        if path.is_file() and not installed:
-            found[str(nested["_target_"])] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        with contextlib.suppress(ValueError, TypeError):  # no class, which `build` refuses; or one without a file
+            path = Path(inspect.getsourcefile(target(nested, key)) or "")
+            installed = "site-packages" in path.parts or _PACKAGE in path.parents
+            if path.is_file() and not installed:
+                found[str(nested["_target_"])] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return found
 
 
