@@ -38,7 +38,7 @@ def to_csr(model: M, *, max_density: float = 0.2) -> M:
     copied = copy.deepcopy(model).eval().requires_grad_(False)
     if isinstance(copied, SparseLinear):
         return copied  # there is no place in a model to put another layer
-    for layer in list(sparse_layers(copied).values()):
+    for layer in sparse_layers(copied).values():
         if layer.density > max_density:
             replace_layer(copied, layer, layer.to_linear())
     reasons = {}

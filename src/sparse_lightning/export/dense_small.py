@@ -8,7 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from sparse_lightning.nn.sparse_linear import SparseLinear
+from sparse_lightning.callbacks.layout import replace_layer
+from sparse_lightning.nn.sparse_linear import SparseLinear, sparse_layers
 
 M = TypeVar("M", bound=nn.Module)
 _BY_UNIT = (
@@ -150,9 +151,6 @@ def _dense(module: nn.Module) -> nn.Module:
     """A module with Linear layers in place of its sparse ones."""
     if isinstance(module, SparseLinear):
         return module.to_linear()
-    sparse = {each: each.to_linear() for each in module.modules() if isinstance(each, SparseLinear)}
-    for place, each in list(module.named_modules(remove_duplicate=False)):
-        if isinstance(each, SparseLinear):
-            path, _, child = place.rpartition(".")
-            setattr(module.get_submodule(path), child, sparse[each])
+    for layer in sparse_layers(module).values():
+        replace_layer(module, layer, layer.to_linear())
     return module

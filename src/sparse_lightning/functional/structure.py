@@ -132,11 +132,8 @@ class Groups(Structure):
         """Return the exchange in which every group gains as many as it loses."""
         size = self._size(scores.shape)
         kept, dropped = positions[~pruned], positions[pruned]
-        free = ~mask_of(kept if regrow else positions, (scores.numel(),))
-        candidates = free.nonzero().squeeze(1)
-        values = scores.flatten()[candidates]
-        if not values.isfinite().all():
-            raise ValueError("Expected finite scores, got NaN or infinity")
+        candidates = (~mask_of(kept if regrow else positions, (scores.numel(),))).nonzero().squeeze(1)
+        values = _finite(scores.flatten()[candidates])
         groups = candidates // size
         lost = torch.bincount(dropped // size, minlength=scores.numel() // size)
         grown = candidates[_ranks(groups, values, generator) < lost[groups]]
@@ -210,10 +207,7 @@ class AblatedFanIn(Groups):
         active = torch.bincount(positions // size, minlength=units) > 0
         candidates = (~mask_of(kept, (scores.numel(),))).nonzero().squeeze(1)
         candidates = candidates[active[candidates // size]]
-        values = scores.flatten()[candidates]
-        if not values.isfinite().all():
-            raise ValueError("Expected finite scores, got NaN or infinity")
-        ranks = _ranks(torch.zeros_like(candidates), values, generator)
+        ranks = _ranks(torch.zeros_like(candidates), _finite(scores.flatten()[candidates]), generator)
         if not regrow:  # behind all others, for units that have no other left
             ranks = (ranks + len(candidates) * contains(dropped, candidates)).argsort().argsort()
         salient = torch.cat([kept, candidates[ranks < len(dropped)]])
@@ -350,6 +344,12 @@ def structure_of(text: str) -> Structure:
         return Blocks(int(numbers[1]), int(numbers[3]))
     known = "N:M such as '2:4', 'fan_in', 'fan_in:0.3', or blocks such as '4x4'"
     raise ValueError(f"Expected structure to be {known}, got {text!r}")
+
+
+def _finite(scores: Tensor) -> Tensor:
+    if not scores.isfinite().all():
+        raise ValueError("Expected finite scores, got NaN or infinity")
+    return scores
 
 
 def _ranks(groups: Tensor, scores: Tensor, generator: torch.Generator) -> Tensor:

@@ -140,10 +140,8 @@ def explain(error: Exception, conf: Path) -> str:
         if group == "sparsity" and "sparsity.density" not in keys:
             return f"Expected sparsity=NAME to choose what has {key!r}, as in sparsity=set; +{key} adds an argument"
         if key in keys:
-            return (
-                f"Expected a key that every {group} of the sweep has, got {key!r}; sweep it in a command of its own, \
-into the same output_dir"
-            )
+            alone = "sweep it in a command of its own, into the same output_dir"
+            return f"Expected a key that every {group} of the sweep has, got {key!r}; {alone}"
         if own := [each.partition(".")[2] for each in keys if each.startswith(f"{group}.")]:
             return f"Expected a key of {group} ({', '.join(own)}), got {key!r}{suggest(key, keys)}"
         return f"Expected a key of the configuration, got {key!r}{suggest(key, keys)}"
@@ -269,14 +267,13 @@ def _help(conf: Path) -> str:
         values: dict[str, dict[str, str]] = {}  # of each key, by file
         descriptions: dict[str, str] = {}
         default = {"model": "sparse_mlp", "sparsity": "set"}.get(group)  # whose words count first
+        texts = {path: path.read_text(encoding="utf-8").splitlines() for path in paths}
         for path in sorted(paths, key=lambda each: each.stem != default):
-            lines = path.read_text(encoding="utf-8").splitlines()
-            keys = [match.groups() for line in lines if (match := re.match(r"(\w+): +(.+?) +# (.+)", line))]
+            keys = (match.groups() for line in texts[path] if (match := re.match(r"(\w+): +(.+?) +# (.+)", line)))
             for key, value, words in keys:
                 values.setdefault(key, {})[path.stem] = value
                 descriptions.setdefault(key, words)
-        for name, path in zip(names, paths, strict=True):
-            lines = path.read_text(encoding="utf-8").splitlines()
+        for name, lines in zip(names, texts.values(), strict=True):
             title = next((line[2:] for line in lines if line.startswith("# ") and not line.startswith("# @")), "")
             sections.append(f"{name:<{max(map(len, names))}}  {title}".rstrip())
         prefix = f"{group.replace('/', '.')}." if group else ""

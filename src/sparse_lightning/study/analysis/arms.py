@@ -123,8 +123,8 @@ def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd
     order = {name: sorted(dict.fromkeys(column), key=_order) for name, column in levels.items()}
     place = {arm: [order[name].index(level) for name, level in own.items()] for arm, own in arms.items()}
     first = sorted(arms, key=lambda arm: (not chosen.items() <= arms[arm].items(), place[arm]))
-    classes = [levels[titles[name]] for name in factors if _decides(name)]
-    groups = [",".join(row) for row in zip(*classes, strict=True)] or names
+    kinds = tuple(titles[name] for name in factors if _decides(name))
+    groups = [",".join(row) for row in zip(*(levels[kind] for kind in kinds), strict=True)] or names
     words = {name: _moved(labels, name, groups) for name in moved if name != DATA}
     repeated = runs.duplicated(["arm", "pair"])
     notes = [
@@ -132,7 +132,6 @@ def arrange(frame: pd.DataFrame, against: str | None = None) -> tuple[Design, pd
         for _, run in runs[repeated].iterrows()
     ]
     of_arm = dict(zip(names, settings, strict=True))
-    kinds = tuple(titles[name] for name in factors if _decides(name))
     design = Design(tuple(levels), {arm: arms[arm] for arm in first}, chosen, against is None, of_arm, words, kinds)
     return design, runs[~repeated].reset_index(drop=True), notes
 

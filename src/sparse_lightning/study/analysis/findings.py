@@ -115,7 +115,7 @@ def analyse(
     metric, mode = str(done["metric"].iloc[0]), cast(Mode, done["mode"].iloc[0])
     design, runs, notes = arrange(frame, against)
     curves = [metrics.with_dead_share(load_metrics(folder), folder) for folder in runs["folder"]]
-    values = [at_last_density(curve.set_index("epoch")[metric].dropna(), last_change_epoch(curve)) for curve in curves]
+    values = [at_last_density(curve.set_index("epoch")[metric].dropna(), curve) for curve in curves]
     horizon = min(int(curve.index.max()) + 1 for curve in values)
     best: dict[str, list[float]] = {arm: [] for arm in design.arms}
     for arm, curve in zip(runs["arm"], values, strict=True):
@@ -161,9 +161,8 @@ def dead_connections(findings: Findings) -> pd.DataFrame:
     rows = []
     for arm, curve in findings.arm_curves().items():
         means = curve.drop(columns="run").groupby("epoch").mean()
-        means = means[
-            means.index >= last_change_epoch(means.reset_index())
-        ]  # what a dense phase grows is dead at first
+        # What a dense phase grows is dead at first.
+        means = means[means.index >= last_change_epoch(means.reset_index())]
         for name in means:
             layer = str(name).removeprefix("topology/dead/")
             if layer in (name, "all") or means[name].dropna().empty:
@@ -237,11 +236,13 @@ def _changing(found: Findings) -> list[str]:
     for arm, curve in zip(found.runs["arm"], found.curves, strict=True):
         last[arm] = max(last.get(arm, 0), last_change_epoch(curve))
     epochs = sorted({epoch for epoch in last.values() if epoch})
-    each = [(together([arm for arm in last if last[arm] == epoch], found.design), epoch) for epoch in epochs]
+    if not epochs:
+        return []
+    each = ((together([arm for arm in last if last[arm] == epoch], found.design), epoch) for epoch in epochs)
     named = "; ".join(f"{arms} (until epoch {epoch})" for arms, epoch in each)
     return [
         f"The density changes in {named}: the best {found.metric}, and the epochs to a value, are of the epochs since."
-    ] * bool(each)
+    ]
 
 
 def together(arms: Sequence[str], design: Design) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import pandas as pd
 
-from sparse_lightning.study.analysis.runs import at_last_density, last_change_epoch
+from sparse_lightning.study.analysis.runs import at_last_density
 from sparse_lightning.study.train.record import read_degrees
 
 EARLY = 5  # the epoch of the early measures, after five rewirings
@@ -157,7 +157,7 @@ def outcomes(
     rows = []
     for (_, run), curve in zip(runs.iterrows(), curves, strict=True):
         values = curve.set_index("epoch")[metric].dropna()
-        own = at_last_density(values, last_change_epoch(curve))
+        own = at_last_density(values, curve)
         best = cast(int, own.idxmax() if mode == "max" else own.idxmin())
         needed, reached = epochs_to(own, threshold, horizon, mode)
         row: dict[str, Any] = {"run": run["run"], "arm": run["arm"], "pair": run["pair"], "reached": reached}

@@ -135,7 +135,7 @@ def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, A
     facts |= {"metric": wanted, "mode": mode or own or ("min" if "loss" in wanted else "max")}
     for name in dict.fromkeys(("train_acc", "val_acc", wanted)):
         values = rows.set_index("epoch")[name].dropna() if name in rows else pd.Series(dtype=float)
-        facts |= {f"{name}_{what}": value for what, value in _course(values, last_change_epoch(rows)).items()}
+        facts |= {f"{name}_{what}": value for what, value in _course(values, rows).items()}
     times = rows["epoch_time"] if "epoch_time" in rows else pd.Series(dtype=float)
     return facts | {"epochs": len(rows), "run_time": times.sum(), "mean_epoch_time": times.mean()}, settings
 
@@ -148,10 +148,10 @@ def _choices(folder: Path) -> dict[str, str]:
     return {}
 
 
-def _course(values: "pd.Series[float]", since: int) -> dict[str, Any]:
+def _course(values: "pd.Series[float]", table: pd.DataFrame) -> dict[str, Any]:
     if values.empty:
         return dict.fromkeys(COURSE)
-    own = at_last_density(values, since)
+    own = at_last_density(values, table)
     found = (own.max(), own.idxmax(), own.min(), own.idxmin(), values.median(), values.iloc[-1])
     return dict(zip(COURSE, found, strict=True))
 
@@ -163,9 +163,9 @@ def last_change_epoch(table: pd.DataFrame) -> int:
     return int(table["epoch"].iloc[last_density_change(table[DENSITY].fillna(0.0).tolist())])
 
 
-def at_last_density(values: "pd.Series[float]", since: int) -> "pd.Series[float]":
-    """The values of a run by epoch from the last change of its density on; all where there is none since."""
-    own = values[values.index >= since]
+def at_last_density(values: "pd.Series[float]", table: pd.DataFrame) -> "pd.Series[float]":
+    """The values of a run by epoch, from the last change of the density in its table on; all where none is since."""
+    own = values[values.index >= last_change_epoch(table)]
     return values if own.empty else own
 
 

@@ -66,18 +66,15 @@ def train(job: Job) -> None:
         cfg[DATA] = data.digest()
         refuse_other(folder, _plain(cfg), settings)
     result = result_of(folder) if recorded or settings else {}
-    changed = [
-        name for name, code in code_of(_plain(cfg)).items() if result and result.get("code", {}).get(name) != code
-    ]
-    if changed and first:
-        words = (
-            f"{folder.name}: the file of {', '.join(changed)} has changed since this run; force=true trains it again"
-        )
-        print(words, file=sys.stderr, flush=True)
+    code = code_of(_plain(cfg))
     if not result:
-        result = _fit(job, cfg, data)
+        result = _fit(job, cfg, data, code)
     elif job.alone and first:
         print("Finished before; force=true trains it from the start.")
+    changed = [name for name, known in result.get("code", {}).items() if code.get(name, known) != known]
+    if changed and first:
+        words = f"the file of {', '.join(changed)} has changed since this run; force=true trains it again"
+        print(f"{folder.name}: {words}", file=sys.stderr, flush=True)
     if job.alone and first:
         print(f"{summary_of(result)}\n{folder}")
         if result.get("diverged"):
@@ -106,8 +103,8 @@ def _config(job: Job) -> DictConfig:
     return cast(DictConfig, OmegaConf.create(job.config))
 
 
-def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
-    """Train what is left, and write the result."""
+def _fit(job: Job, cfg: DictConfig, data: Any, code: Mapping[str, str]) -> dict[str, Any]:
+    """Train what is left, and write the result, with a hash of the code of one's own classes."""
     folder, settings, metric, mode = job.folder, settings_of(_plain(cfg)), cfg.report.metric, cfg.report.mode
     path, checkpoint, refused = last_checkpoint(folder, settings)
     trained = checkpoint["epoch"] + 1 if path else 0
@@ -163,9 +160,7 @@ def _fit(job: Job, cfg: DictConfig, data: Any) -> dict[str, Any]:
     diverged = divergence(rows.values(), metric) or None
     first = list(rows)[last_density_change([row.get(DENSITY) for row in rows.values()])]
     reached = {epoch: value for epoch, value in values.items() if epoch >= first} or values
-    result = result_from(
-        reached, metric, mode, epochs=len(rows), diverged=diverged, code=code_of(_plain(cfg)), **_facts(job)
-    )
+    result = result_from(reached, metric, mode, epochs=len(rows), diverged=diverged, code=code, **_facts(job))
     if board:
         names = (f"{metric}_{mode}", f"{metric}_{mode}_epoch", f"{metric}_last", "epochs")
         board.log_result(_shown(cfg), {name: result[name] for name in names}, job.swept)
