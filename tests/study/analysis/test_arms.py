@@ -12,7 +12,7 @@ from studies import course, make_run, sweep
 from sparse_lightning.study import format_table, load_runs, summarize
 from sparse_lightning.study.analysis.arms import arrange, numeric_factor
 from sparse_lightning.study.analysis.figures import draw, style
-from sparse_lightning.study.analysis.findings import analyse
+from sparse_lightning.study.analysis.findings import analyse, dead_connections
 from sparse_lightning.study.analysis.plots import means_by_level
 from sparse_lightning.study.analysis.report import format_report, make_report
 from sparse_lightning.study.analysis.statistics import interval
@@ -197,12 +197,14 @@ def test_arms_that_never_rewired_and_too_few_pairs_are_named(tmp_path: Path) -> 
 
 def test_only_epochs_at_the_last_density_count_for_the_best(tmp_path: Path) -> None:
     accuracy, density = [0.90, 0.99, 0.94, 0.95, 0.93], [1.0, 0.5, 0.1, 0.1, 0.1]
-    more = {"topology/density/all": density}
+    more = {"topology/density/all": density, "topology/dead/network.linear1": [60, 60, 1, 9, 2]}
     make_run(tmp_path, accuracy, 0, {"sparsity._target_": "sparse_lightning.GMP"}, more=more)
     make_run(
         tmp_path, accuracy, 0, {"sparsity._target_": "sparse_lightning.SET"}, more={"topology/density/all": [0.1] * 5}
     )
     found = analyse([tmp_path], threshold=0.92)
+    dead = dead_connections(found).set_index("arm").loc["sparsity=GMP"]
+    assert (dead["epoch"], dead["count"]) == (3, 2)
     table = found.table.set_index("arm")
     assert table["val_acc_max"].to_dict() == {"sparsity=GMP": 0.95, "sparsity=SET": 0.99}
     assert table["val_acc_max_epoch"].to_dict() == {"sparsity=GMP": 3, "sparsity=SET": 1}

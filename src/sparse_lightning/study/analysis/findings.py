@@ -168,8 +168,10 @@ def dead_connections(findings: Findings) -> pd.DataFrame:
             if layer in (name, "all") or means[name].dropna().empty:
                 continue
             share = means.get(column("dead", layer), pd.Series(np.nan, index=means.index)).fillna(np.nan)
-            epoch = int(np.nanargmax(share)) if share.notna().any() else 0
-            rows.append((arm, layer, means[name].dropna().iloc[-1], share.iloc[-1], share.iloc[epoch], epoch))
+            most = int(np.nanargmax(share)) if share.notna().any() else 0
+            rows.append(
+                (arm, layer, means[name].dropna().iloc[-1], share.iloc[-1], share.iloc[most], int(means.index[most]))
+            )
     return pd.DataFrame(rows, columns=["arm", "layer", "count", "share", "most", "epoch"])
 
 
