@@ -21,7 +21,7 @@ _LONGEST = 150  # bytes of a folder's name
 
 
 def write_arms(folder: Path, findings: Findings) -> list[Path]:
-    """Write each arm's mean and mean ± one standard deviation as a TensorBoard run, and the layout of their charts.
+    """Write each arm's mean and mean ± one standard deviation as a TensorBoard run, the first with the charts' layout.
 
     Args:
         folder: The study's folder; the runs are in its folder `arms`.
@@ -34,11 +34,15 @@ def write_arms(folder: Path, findings: Findings) -> list[Path]:
         return []
     charts = _charts(findings)
     metrics = [metric for group in charts.values() for metric in group]
-    written = []
+    margins = {title: {tag(metric): ["Margin", _band(metric)] for metric in group} for title, group in charts.items()}
+    layout = custom_scalars(margins)  # type: ignore[no-untyped-call]
+    about = text("about/tags", _about(findings))  # type: ignore[no-untyped-call]
+    once = [(0, layout), (0, about)]  # in the first arm: a run of their own would be one without any curve
+    written: list[Path] = []
     for arm, rows in findings.arm_curves().items():
         grouped = rows[["epoch", *(metric for metric in metrics if metric in rows)]].groupby("epoch")
         mean, spread = grouped.mean(), grouped.std().fillna(0.0)
-        events: list[tuple[int, Summary]] = []
+        events: list[tuple[int, Summary]] = [] if written else once
         for metric in mean:
             bounds = (mean[metric], mean[metric] - spread[metric], mean[metric] + spread[metric])
             for name, values in zip(_band(str(metric)), bounds, strict=True):
@@ -46,11 +50,7 @@ def write_arms(folder: Path, findings: Findings) -> list[Path]:
                 events += [(step, scalar(name, value)) for step, value in pairs if not math.isnan(value)]  # type: ignore[no-untyped-call]
         path = folder / ARMS / folder_name(arm) / EVENTS
         written.append(_write_events(path, sorted(events, key=lambda event: event[0])))
-    margins = {title: {tag(metric): ["Margin", _band(metric)] for metric in group} for title, group in charts.items()}
-    layout = custom_scalars(margins)  # type: ignore[no-untyped-call]
-    about = text("about/tags", _about())  # type: ignore[no-untyped-call]
-    written.append(_write_events(folder / ARMS / EVENTS, [(0, layout), (0, about)]))
-    for stale in set((folder / ARMS).glob(f"*/{EVENTS}")) - set(written):  # of arms that are no longer there
+    for stale in set((folder / ARMS).rglob(EVENTS)) - set(written):  # of arms that are no longer there
         stale.unlink()
     return written
 
@@ -84,19 +84,34 @@ def _charts(findings: Findings) -> dict[str, Sequence[str]]:
     return {title: names for title, names in shown.items() if names}
 
 
-def _about() -> str:
+def _about(findings: Findings) -> str:
     """What the tags mean, as Markdown."""
-    rows = [f"| {tag(f'topology/{what}/all')} | {title} |" for what, (title, _, _) in TOPOLOGY.items()]
+    metric = findings.metric
+    meanings = {
+        f"{tag('train_acc')}, {tag('val_acc')}": "share of samples classified correctly",
+        f"{tag('train_loss')}, {tag('val_loss')}": "mean loss of a sample",
+        tag("epoch_time"): "seconds that an epoch took, with its validation",
+        f"result/{metric}_{findings.mode}, result/{metric}_last": f"the best and the last {metric} of a finished run",
+        f"result/{metric}_{findings.mode}_epoch, result/epochs": "the epoch of the best, from 0; the number of epochs",
+        **{tag(f"topology/{what}/all"): f"{title}, in all layers" for what, (title, _, _) in TOPOLOGY.items()},
+        tag("topology/density/all"): "share of connections that are active, in all layers",
+        "topology.LAYER/...": "the same in one layer; `grown`: how many connections the last rewiring grew",
+        "topology.masks/LAYER": "which connections are active: rows are output units, columns input units",
+        "topology.pixels/connections": "how many connections each input pixel has, from black, none, to white",
+        "topology.connections_of_an_input_unit/LAYER": "histogram of connections over input units",
+        "topology.connections_of_an_output_unit/LAYER": "histogram of connections over output units",
+        f"{BOUNDS}/...": "the edges of the bands of the Custom Scalars tab",
+    }
     return "\n".join(
         [
-            "One run for each run of the study, over its epochs, and one below `arms/` for each arm: the mean over its "
-            "runs. The Custom Scalars tab draws the arms with bands of one standard deviation; it reports missing tags "
-            f"for the other runs, which have no bands. `{BOUNDS}` holds the edges of these bands.",
+            "One run for each run of the study, over its epochs, and one below `arms/` for each arm, a combination of "
+            "the settings that are compared: the mean over its runs. The Custom Scalars tab draws the arms with bands "
+            "of one standard deviation. Single runs have no bands, so it reports missing tags for them; "
+            "`tensorboard --logdir` of the folder `arms` shows the arms alone.",
             "",
             "| tag | meaning |",
             "| --- | --- |",
-            f"| {tag('val_acc')}, {tag('train_acc')} | share of images classified correctly |",
-            *rows,
+            *(f"| {name} | {meaning} |" for name, meaning in meanings.items()),
         ]
     )
 

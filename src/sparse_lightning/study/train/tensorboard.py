@@ -43,7 +43,7 @@ class Board(TensorBoardLogger):
         Args:
             settings: Hyperparameters, the same keys in every run. All but numbers are shown as words.
             result: The run's results, the same keys in every run.
-            swept: The settings that differ between the runs of its study, which come first in the table.
+            swept: The settings that differ between the runs of its study, the columns of the table; if none, all are.
         """
         metrics = {f"result/{name}": float(value) for name, value in result.items()}
         super().log_metrics(metrics, step=0)
@@ -51,8 +51,11 @@ class Board(TensorBoardLogger):
         experiment, *session = hparams(words, metrics)  # type: ignore[no-untyped-call]
         data = experiment.value[0].metadata.plugin_data
         content = HParamsPluginData.FromString(data.content)
-        for setting in content.experiment.hparam_infos:
+        columns = [each for each in content.experiment.hparam_infos if each.name in swept or not swept]
+        for setting in columns:
             setting.differs = setting.name in swept
+        del content.experiment.hparam_infos[:]
+        content.experiment.hparam_infos.extend(columns)
         data.content = content.SerializeToString()
         for summary in (experiment, *session):
             self.experiment.file_writer.add_summary(summary, 0)
@@ -74,11 +77,11 @@ class Board(TensorBoardLogger):
             matrix = mask.reshape(len(mask), -1, *mask.shape[2:])
             inputs, outputs = matrix.transpose(0, 1).flatten(1).sum(1), matrix.flatten(1).sum(1)
             if number == 0 and (picture := pixel_map(inputs.cpu())) is not None:
-                board.add_image("pixels/connections", picture, epoch, dataformats="HW")
+                board.add_image("topology.pixels/connections", picture, epoch, dataformats="HW")
             if mask.ndim == 2:
-                board.add_image(f"masks/{layer}", 255 * mask.to(torch.uint8), epoch, dataformats="HW")
-            board.add_histogram(f"connections_of_an_input_unit/{layer}", inputs, epoch)
-            board.add_histogram(f"connections_of_an_output_unit/{layer}", outputs, epoch)
+                board.add_image(f"topology.masks/{layer}", 255 * mask.to(torch.uint8), epoch, dataformats="HW")
+            board.add_histogram(f"topology.connections_of_an_input_unit/{layer}", inputs, epoch)
+            board.add_histogram(f"topology.connections_of_an_output_unit/{layer}", outputs, epoch)
 
     def save(self) -> None:
         """Nothing beside the events: hyperparameters are in `config.yaml`."""
