@@ -98,7 +98,7 @@ def test_every_arm_of_a_sweep_has_a_row_of_its_own_runs_everywhere(kind: str, tm
     printed = format_report(findings)
     assert "nan" not in printed
     assert all(f"\n{arm} " in printed for arm in arms)
-    assert {path.parent.name for path in write_arms(tmp_path, findings)} == {*arms, "arms"}
+    assert {path.parent.name for path in write_arms(tmp_path, findings)} == set(arms)
     best = frame.groupby(frame["run"].str.rpartition(",seed")[0])["val_acc_max"].mean()
     assert sorted(table["val_acc_max", "mean"]) == pytest.approx(sorted(best))  # each from its own runs
 
@@ -281,6 +281,15 @@ def test_a_factor_of_three_numbers_has_a_figure_and_many_arms_have_no_other(tmp_
     assert best.caption.endswith("logarithmic in the error, 100% less val_acc.")
     heights = [best.figure.axes[0].transData.transform((0.1, value))[1] for value in (90, 97, 99.1)]
     assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], rel=1e-2)  # 10, 3 and 0.9% missing
+
+    rules = [{"model.rule": rule, "model.density": each} for rule in "abcdefgh" for each in (0.1, 0.2, 0.5)]
+    sweep(tmp_path / "panels", *rules, seeds=[0])
+    with style():
+        (best, _) = draw(analyse([tmp_path / "panels"]))
+    shown = [axes for axes in best.figure.axes if axes.get_visible()]
+    assert {axes.get_title(loc="left") for axes in shown} == set("abcdefgh")
+    assert {len(axes.lines) for axes in shown} == {9}  # its own, and all in grey
+    assert "in grey" in best.caption
 
     sweep(tmp_path / "many", *({"model.density": 0.01 * (1 + number)} for number in range(15)), seeds=[0])
     with style():

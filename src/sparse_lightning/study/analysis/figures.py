@@ -63,6 +63,8 @@ def draw(findings: Findings) -> Iterator[Picture]:
             words = (f"{name or findings.metric}: {ends}" for name, ends in _levels(findings, factor, metric))
             figure = plots.by_level(findings, factor, metric)
             caption = "Mean over the runs of an arm; the band is its 95% interval."
+            if len(figure.axes) > 1:
+                caption += " The other arms are in grey."
             if figure.axes[0].get_yscale() == "function":
                 caption += f" The axis is logarithmic in the error, 100% less {findings.metric}."
             yield Picture(f"{metric.name}_by_{factor}", title, caption, f"{title}: {'; '.join(words)}", figure)

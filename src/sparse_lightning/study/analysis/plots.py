@@ -58,33 +58,59 @@ def means_by_level(findings: Findings, factor: str, metric: Metric) -> dict[str,
 def by_level(findings: Findings, factor: str, metric: Metric) -> Figure:
     """A metric by a numeric factor, such as accuracy by density: a line for each combination of the other factors.
 
-    The highest line is the first in the legend. Percentages of which the highest are near 100 have an axis by the
-    logarithm of what is missing.
+    The highest line is the first in the legend. More lines than colours have a panel each, with the others in grey.
+    Percentages of which the highest are near 100 have an axis by the logarithm of what is missing.
     """
-    lines = means_by_level(findings, factor, metric)
+    lines = {name: means * metric.scale for name, means in means_by_level(findings, factor, metric).items()}
     lines = dict(sorted(lines.items(), key=lambda each: -each[1]["mean"].mean()))
-    figure = Figure(figsize=(WIDTH, 2.9 + 0.1 * len(lines)))
-    axes = figure.subplots()
-    for number, (name, means) in enumerate(lines.items()):
-        shown, colour = metric.scale * means, COLOURS[number % len(COLOURS)]
-        dash = STYLES[number // len(COLOURS) % len(STYLES)]
-        axes.plot(
-            shown.index, shown["mean"], color=colour, linestyle=dash, marker="o", markersize=3, label=_broken(name, 56)
-        )
-        axes.fill_between(shown.index, shown["low"], shown["high"], color=colour, alpha=0.12, linewidth=0)
+    panelled = len(lines) > len(COLOURS)
+    figure, axes = (_panels if panelled else _lines)(lines)
     places = sorted({float(level) for means in lines.values() for level in means.index})
     if places[0] > 0 and places[-1] >= 8 * places[0]:
         axes.set_xscale("log")
         axes.minorticks_off()
-    axes.set_xticks(places, [f"{place:g}" for place in places])
-    axes.set(xlabel=factor, ylabel=metric.heading)
-    heights = np.concatenate([metric.scale * line["mean"].to_numpy(dtype=float) for line in lines.values()])
+    labelled = places if not panelled else places[:: max(1, len(places) // 2)]
+    axes.set_xticks(places, [f"{place:g}" if place in labelled else "" for place in places])
+    if panelled:
+        figure.supxlabel(factor, fontsize=9)
+        figure.supylabel(metric.heading, fontsize=9)
+    else:
+        axes.set(xlabel=factor, ylabel=metric.heading)
+    heights = np.concatenate([line["mean"].to_numpy(dtype=float) for line in lines.values()])
     low, high = float(heights.min()), float(heights.max())
     if metric.unit == "%" and 90 < high < 100 and 100 - low > 4 * (100 - high):
-        _scale_by_missing(axes, low, high)
-    if any(lines):
+        _scale_by_missing(axes, low, high, most=5 if panelled else 20)
+    if any(lines) and not panelled:
         _legend(figure, axes)
     return figure
+
+
+def _lines(lines: Mapping[str, pd.DataFrame]) -> tuple[Figure, Axes]:
+    """Lines of `mean`, with bands from `low` to `high`, in one panel."""
+    figure = Figure(figsize=(WIDTH, 2.9 + 0.1 * len(lines)))
+    axes = figure.subplots()
+    for (name, shown), colour in zip(lines.items(), COLOURS, strict=False):
+        axes.plot(shown.index, shown["mean"], color=colour, marker="o", markersize=3, label=_broken(name, 50))
+        axes.fill_between(shown.index, shown["low"], shown["high"], color=colour, alpha=0.12, linewidth=0)
+    return figure, axes
+
+
+def _panels(lines: Mapping[str, pd.DataFrame], columns: int = 3) -> tuple[Figure, Axes]:
+    """As :func:`_lines`, a panel for each line; the others are grey. The axes of the first stand for all."""
+    count = -(-len(lines) // columns)
+    figure = Figure(figsize=(WIDTH, 0.5 + 1.2 * count))
+    grid = figure.subplots(count, columns, sharex=True, sharey=True)
+    for axes, (name, shown) in zip(grid.ravel(), lines.items(), strict=False):
+        for other in lines.values():
+            axes.plot(other.index, other["mean"], color="#999999", linewidth=0.5)
+        axes.plot(shown.index, shown["mean"], color=COLOURS[0], marker="o", markersize=2.5)
+        axes.fill_between(shown.index, shown["low"], shown["high"], color=COLOURS[0], alpha=0.25, linewidth=0)
+        axes.set_title(_broken(name, 18))
+    for axes in grid.ravel()[len(lines) :]:
+        axes.set_visible(False)
+    for axes in grid[-2, len(lines) - columns * count + columns :] if count > 1 else ():
+        axes.tick_params(labelbottom=True)  # nothing is below
+    return figure, grid[0, 0]
 
 
 def paired_differences(findings: Findings, metric: Metric) -> Figure:
@@ -133,7 +159,7 @@ def speed(findings: Findings, curves: Curves) -> Figure:
         mean = np.array([np.mean([epochs for epochs, _ in runs]) for runs in needed])
         missed = np.array([not all(reached for _, reached in runs) for runs in needed])
         colour, dash = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
-        axes.plot(shown.scale * levels, mean, color=colour, linestyle=dash, label=_broken(arm, 56))
+        axes.plot(shown.scale * levels, mean, color=colour, linestyle=dash, label=_broken(arm, 50))
         axes.plot(shown.scale * levels[missed], mean[missed], "o", color=colour, markersize=4, markerfacecolor="white")
     axes.axvline(shown.scale * findings.threshold, color="#666666", linewidth=0.9, linestyle=":")
     axes.set(xlabel=shown.heading, ylabel="epochs", ylim=(0, 1.05 * findings.horizon))
@@ -187,22 +213,22 @@ def input_maps(findings: Findings, most: int = 4) -> tuple[dict[str, Numbers], l
 
 def pixel_maps(maps: Mapping[str, Numbers], epochs: Sequence[int]) -> Figure:
     """How many connections each input pixel has, a row for each arm, a column for each epoch."""
-    figure = Figure(figsize=(WIDTH, 1.15 * len(maps) + 0.9))
+    figure = Figure(figsize=(WIDTH, 1.35 * len(maps) + 0.9))
     grid = figure.subplots(len(maps), len(epochs), squeeze=False)
     most = max(float(values.max()) for values in maps.values())
     for (arm, values), panels in zip(maps.items(), grid, strict=True):
         for axes, picture in zip(panels, values, strict=True):
             shown = axes.imshow(picture, cmap="Greys", vmin=0, vmax=most, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
-        panels[0].set_ylabel(_broken(arm, 18), fontsize=7)
+        panels[0].set_ylabel(_broken(arm, 18), fontsize=8)
     for axes, epoch in zip(grid[0], epochs, strict=True):
         axes.set_title(f"epoch {epoch}", loc="center")
     figure.colorbar(shown, ax=grid, label="connections", location="bottom", shrink=0.9, aspect=40)
     return figure
 
 
-def _scale_by_missing(axes: Axes, low: float, high: float) -> None:
-    """Scale an axis of percentages by the logarithm of what is missing to 100, where lines lie close together."""
+def _scale_by_missing(axes: Axes, low: float, high: float, most: int) -> None:
+    """Scale an axis of percentages by the logarithm of what is missing to 100, with at most so many ticks."""
     axes.set_yscale(
         "function",
         functions=(lambda y: -np.log10(np.maximum(100 - y, 1e-3)), lambda z: 100 - 10.0 ** -np.asarray(z)),
@@ -210,6 +236,7 @@ def _scale_by_missing(axes: Axes, low: float, high: float) -> None:
     bottom, top = max(100 - 1.25 * (100 - low), 0), 100 - 0.85 * (100 - high)
     places = (0, 50, 70, 80, 85, 90, 93, 95, 96, 97, 98, 98.5, 99, 99.5, 99.8, 99.9, 99.95, 99.98, 99.99)
     within = [place for place in places if bottom <= place <= top]
+    within = within[:: -(-len(within) // most)]
     axes.set_yticks(within, [f"{place:g}" for place in within])
     axes.minorticks_off()
     axes.set_ylim(bottom, top)
@@ -218,7 +245,7 @@ def _scale_by_missing(axes: Axes, low: float, high: float) -> None:
 def _rows(names: Sequence[str]) -> Axes:
     """Axes with a row for each name, the first on top; a single one is named by the figure's title."""
     axes = Figure(figsize=(WIDTH, 1.1 + 0.55 * len(names))).subplots()
-    axes.set_yticks(range(len(names), 0, -1), [_broken(name, 24) for name in names], fontsize=7.5)
+    axes.set_yticks(range(len(names), 0, -1), [_broken(name, 22) for name in names], fontsize=8.5)
     axes.set(ylim=(0.5, len(names) + 0.6), title="" if len(names) > 1 else _broken(names[0], 60))
     axes.tick_params(left=False, labelleft=len(names) > 1)
     axes.grid(visible=False, axis="y")
@@ -233,8 +260,8 @@ def _figure(axes: Axes) -> Figure:
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    columns = 1 if max(map(len, labels), default=0) > 24 else 2  # letters; half the width holds no more
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
+    columns = 1 if max(map(len, labels), default=0) > 22 else 2  # letters; half the width holds no more
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def _line(axes: Axes, rows: pd.DataFrame, name: str, scale: float, number: int, label: str) -> "pd.Series[float]":
@@ -245,7 +272,7 @@ def _line(axes: Axes, rows: pd.DataFrame, name: str, scale: float, number: int, 
     mean, spread = wide.mean(axis=1), wide.std(axis=1).fillna(0.0)
     colour, dash = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
     axes.plot(
-        mean.index, mean, color=colour, linestyle=dash, marker="o" if len(mean) == 1 else "", label=_broken(label, 56)
+        mean.index, mean, color=colour, linestyle=dash, marker="o" if len(mean) == 1 else "", label=_broken(label, 50)
     )
     axes.fill_between(mean.index, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
