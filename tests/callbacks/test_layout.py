@@ -159,6 +159,20 @@ def test_a_resumed_training_gives_the_same_bits(method, tmp_path):
         assert resumed.state_dict()[name].equal(tensor)
 
 
+@pytest.mark.parametrize("layout", ["masked", "csr"])
+def test_how_the_first_connections_are_chosen_is_logged_where_they_are_chosen_and_not_on_resume(
+    layout, tmp_path, monkeypatch
+):
+    lines: list[str] = []
+    monkeypatch.setattr("sparse_lightning.callbacks.topology.rank_zero_info", lines.append)
+    fit(Net(), SET(density=0.3, layout=layout), epochs=2).save_checkpoint(tmp_path / "one.ckpt")
+    fit(Net(), SET(density=0.3, layout=layout), epochs=3, ckpt_path=tmp_path / "one.ckpt")
+    assert lines == [
+        "The first connections are chosen by initial='auto': random for 3 weights. For loaded weights, "
+        "initial='magnitude'."
+    ]
+
+
 def test_a_checkpoint_becomes_the_bare_model_by_one_call(tmp_path):
     model, callback = Net(), SET(density=0.3, distribution="uniform", layout="csr")
     fit(model, callback).save_checkpoint(tmp_path / "last.ckpt", weights_only=True)

@@ -190,6 +190,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["sparsity=set,rigl"],
             "Expected one value for each key, got several in 'sparsity=set,rigl'; -m",
         ),
+        (["sparsity=dense"], "got 'dense'. Did you mean 'none'?"),
         (["sparsity=set", "sparsity.densty=0.1"], "got 'sparsity.densty'. Did you mean 'sparsity.density'?"),
         (["sparsity.density=0.1"], "Expected sparsity=NAME to choose what has 'sparsity.density', as in sparsity=set"),
         (["sparsity=set", "model.density=0.1"], "Expected sparsity.density instead of model.density"),

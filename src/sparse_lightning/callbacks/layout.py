@@ -118,8 +118,8 @@ def adapt_state(module: nn.Module, state: dict[str, Any], *_: Any) -> None:
     sparse = {path for path, each in module.named_modules(remove_duplicate=False) if isinstance(each, SparseLinear)}
     if masked := [path for path in sorted(sparse) if f"{path}.weight" in state]:
         raise ValueError(
-            f"Expected a checkpoint of layout='csr' for {', '.join(masked)}, got one of layout='masked': use it with "
-            "that layout, or load its weights into a new model and call the Trainer without ckpt_path"
+            f"Expected a checkpoint of layout='csr' for {', '.join(masked)}, got one of layout='masked': give it to "
+            "a Trainer whose PruneRegrow has that layout, or load its weights into the model and leave out ckpt_path"
         )
     for name, weight in join_weights(state).items():
         if name not in state and name.rpartition(".")[0] not in sparse:

@@ -275,6 +275,7 @@ class PruneRegrow(SparseTrainingHooks):
             f"initial={self._arguments['initial']!r}",
         )
         self._training.sparsify(module, optimizers, loaded)
+        self._training.topology.announce()
 
     def start_from(self, masks: Mapping[str, Tensor]) -> None:
         """Take these masks, by parameter name, in place of what there was; the next model's weights are cut to them."""

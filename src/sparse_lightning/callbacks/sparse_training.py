@@ -91,6 +91,7 @@ class SparseTraining:
     def begin(self, trainer: Trainer, module: nn.Module) -> None:
         """Make the model sparse, once every layer is built and every checkpoint loaded."""
         self.sparsify(module, trainer.optimizers, loaded=trainer.ckpt_path is not None and not self._resumed)
+        self.topology.announce()
         shapes = {name: shape for name, (_, shape) in self.topology.masks.sizes.items()}
         compatibility.refuse_unsuitable(self.criteria, shapes)
         self._trainer = trainer
@@ -106,6 +107,7 @@ class SparseTraining:
         self._resumed, self._trainer, self._batches = False, trainer, 0
         self._enforce_always = not _steps_as_lightning_does(module)
         self.topology.extend(module, self._known_optimizers(module), self.current_seed())
+        self.topology.announce()
         self.topology.masks.enforce()
         self._attach_statistics(module)
         self._hook.attach(self._names_held_by, self._after_step)
@@ -277,7 +279,8 @@ class SparseTraining:
         if self._now not in (None, now) and self.timing.is_due(now, end, self._known_before()):
             return  # a resumed run begins with a rewiring
         if message := self.timing.never_due(now, end):
-            rank_zero_warn(f"{method} will not rewire in this training: {message}")
+            earlier = "train longer, or rewire earlier by start, every_n_epochs or every_n_steps"
+            rank_zero_warn(f"{method} will not rewire in this training: {message}; {earlier}")
 
     @property
     def trainer(self) -> "Trainer | None":
@@ -318,6 +321,7 @@ class SparseTraining:
         if self.topology.extend(module, self._known_optimizers(module), self.current_seed()):
             self._hook.forget()
             self._attach_statistics(module)
+            self.topology.announce()
 
     def _attach_statistics(self, module: nn.Module) -> None:
         self.statistics.attach(module, list(self.topology.masks), self._known_optimizers(module))

@@ -65,6 +65,7 @@ class Topology:
         self._given: set[str] = set()
         self._pending: tuple[str, ...] = ()
         self._trained = False
+        self._news = ""  # about the first connections, until it is announced
         self._warned: set[str] = set()
         self._initial: InitialName = initial if isinstance(initial, str) else "auto"
         named("initial", self._initial, dict.fromkeys(get_args(InitialName)))
@@ -179,8 +180,14 @@ class Topology:
             counted = [f"{way} for {count} {trained}weights" for way, count in Counter(ways.values()).items()]
             hint = "" if self._trained or self._initial != "auto" else " For loaded weights, initial='magnitude'."
             words = ", ".join(counted)
-            rank_zero_info(f"The first connections are chosen by initial={self._initial!r}: {words}.{hint}")
+            self._news = f"The first connections are chosen by initial={self._initial!r}: {words}.{hint}"
         return list(new)
+
+    def announce(self) -> None:
+        """Say how the first connections of new weights were chosen."""
+        if self._news:
+            rank_zero_info(self._news)
+        self._news = ""
 
     def choose_by_batch(self, trainer: Trainer, module: LightningModule, batch: Any, seed: int) -> None:
         """Choose the first connections of the weights that await their first batch."""
@@ -287,4 +294,4 @@ class Topology:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take the masks of a checkpoint."""
         self.masks.replace({name: mask.clone() for name, mask in state.items()}, self.masks.layers)
-        self._given = set()
+        self._given, self._news = set(), ""

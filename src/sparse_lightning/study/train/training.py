@@ -47,7 +47,7 @@ def train(job: Job) -> None:
         OtherRunError: The folder holds another run.
         Exception: Whatever training raises.
     """
-    _quieten()
+    _quieten("" if job.alone else f"{job.folder.name}: ")
     cfg, folder, first = _config(job), job.folder, is_first()
     if cfg.force and first:
         clear(folder)
@@ -181,15 +181,19 @@ def _shown(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def _quieten() -> None:
-    """Leave out Lightning's remarks at every start, and a warning about its own code; warnings are one line each."""
+def _quieten(run: str) -> None:
+    """Leave out Lightning's remarks at every start, and a warning about its own code; warnings are one line each.
+
+    Args:
+        run: What a warning begins with.
+    """
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*is deprecated")
     warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
     warnings.filterwarnings("ignore", message=r"torch\.distributed\.nn\.functional\.all_gather is deprecated")
     warnings.filterwarnings("ignore", message=r".*Checkpoint directory .* exists and is not empty")
-    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"{run}Warning: {message}\n"
 
 
 def _facts(job: Job) -> dict[str, Any]:
