@@ -107,8 +107,8 @@ def test_arguments_follow_options_to_the_class_above() -> None:
     class Closed(Above):
         def __init__(self, zero: int = 0) -> None: ...
 
-    assert arguments(Below) == ["zero", "one", "two"]
-    assert arguments(Closed) == ["zero"]
+    assert list(arguments(Below)) == ["zero", "one", "two"]
+    assert list(arguments(Closed)) == ["zero"]
 
 
 def test_the_example_of_an_own_study_runs_by_its_command(tmp_path: Path) -> None:

@@ -237,6 +237,18 @@ def test_factors_that_move_together_are_compared_and_named_as_such(tmp_path: Pat
     assert "although other settings differ too" in " ".join(design.notes())
 
 
+def test_an_argument_left_to_its_default_equals_one_that_is_given(tmp_path: Path) -> None:
+    given = {"sparsity._target_": "mine.Method", "sparsity.density": 0.1, "sparsity.power": 1.0}
+    left = {name: value for name, value in given.items() if name != "sparsity.power"} | {"model.width": 8}
+    for seed in (0, 1):
+        make_run(tmp_path, course(0.9, seed), seed, given | {"model.width": 4}, base={})
+        make_run(tmp_path, course(0.9, seed), seed, left, base={}, defaults={"sparsity.power": 1.0})
+    design, _, _ = arrange(load_runs(tmp_path))
+    assert set(design.arms) == {"width=4", "width=8"}
+    make_run(tmp_path, course(0.9, 2), 2, left, base={}, defaults={"sparsity.power": 2.0})
+    assert "power" in arrange(load_runs(tmp_path))[0].factors
+
+
 def test_classes_of_the_same_name_are_distinguished(tmp_path: Path) -> None:
     sweep(tmp_path, *({"sparsity._target_": f"{home}.SET"} for home in ("theirs", "ours")))
     assert set(arrange(load_runs(tmp_path))[0].arms) == {"sparsity=theirs.SET", "sparsity=ours.SET"}

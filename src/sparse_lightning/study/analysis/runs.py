@@ -128,7 +128,7 @@ def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, A
         settings = dict(flat({key: value for key, value in config.items() if key not in _NOT_SETTINGS}))
         rows = load_metrics(folder)
         facts |= _status(folder, rows, wanted)
-        settings |= _choices(folder)
+        settings = _noted(folder) | settings
     except ValueError as error:
         facts["error"], settings = str(error), {}
     own = report.get("mode") if wanted == report.get("metric") else None
@@ -140,11 +140,12 @@ def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, A
     return facts | {"epochs": len(rows), "run_time": times.sum(), "mean_epoch_time": times.mean()}, settings
 
 
-def _choices(folder: Path) -> dict[str, str]:
-    """The file of each group that a finished run was composed of, as its result notes them."""
+def _noted(folder: Path) -> dict[str, Any]:
+    """What the result of a finished run notes of its settings: arguments left to their defaults, and chosen files."""
     with contextlib.suppress(FileNotFoundError):  # it has not finished
-        choices = json.loads((folder / RESULT).read_text(encoding="utf-8")).get("choices")
-        return {f"{CHOICE}{group}": str(name) for group, name in dict(choices or {}).items()}
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        defaults = {str(name): _tuples(value) for name, value in dict(result.get("defaults") or {}).items()}
+        return defaults | {f"{CHOICE}{group}": str(name) for group, name in dict(result.get("choices") or {}).items()}
     return {}
 
 

@@ -14,15 +14,15 @@ from hydra.utils import instantiate
 _PACKAGE = Path(__file__).parents[2]
 
 
-def arguments(cls: type) -> list[str]:
-    """The names of a class's arguments; with ``**`` if it takes others too.
+def arguments(cls: type) -> dict[str, Any]:
+    """A class's arguments with their defaults, `inspect.Parameter.empty` if there is none; ``**`` if it takes others.
 
     Where a constructor takes ``**options``, they go on to the class that it inherits from.
 
-    >>> arguments(Exception), arguments(dict)
+    >>> list(arguments(Exception)), list(arguments(dict))
     (['**'], ['**'])
     """
-    found: list[str] = []
+    found: dict[str, Any] = {}
     for base in cls.__mro__:
         if "__init__" in vars(base):
             try:
@@ -30,10 +30,32 @@ def arguments(cls: type) -> list[str]:
             except ValueError:
                 break
             named = (each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY))
-            found += [each.name for each in named if each.name not in found]
+            found |= {each.name: each.default for each in named if each.name not in found}
             if not any(each.kind is each.VAR_KEYWORD for each in parameters):
                 return found
-    return [*found, "**"]
+    return found | {"**": inspect.Parameter.empty}
+
+
+def defaults_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that a configuration leaves to the defaults of its classes, by dotted name.
+
+    Those that are no numbers, words or lists of these are left out, and `seed`, which each run is given.
+
+    >>> defaults_of({"model": {"_target_": "sparse_lightning.KWinners", "percent_on": 0.1}})["model.boost_strength"]
+    1.0
+    """
+    found: dict[str, Any] = {}
+    for key, nested in _targets(config, ""):
+        with contextlib.suppress(ValueError):  # no class, which `build` refuses
+            missing = {name: value for name, value in arguments(target(nested, key)).items() if name not in nested}
+            found |= {f"{key}.{name}": value for name, value in missing.items() if name != "seed" and _is_plain(value)}
+    return {name.removeprefix("."): value for name, value in found.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | bool | int | float)
 
 
 def target(config: Mapping[str, Any], where: str, kind: type = object) -> type:

@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from sparse_lightning.study.train.build import build, code_of
+from sparse_lightning.study.train.build import build, code_of, defaults_of
 from sparse_lightning.study.train.connections import Connections
 from sparse_lightning.study.train.lists import train_in_lists
 from sparse_lightning.study.train.record import (
@@ -160,7 +160,9 @@ def _fit(job: Job, cfg: DictConfig, data: Any, code: Mapping[str, str]) -> dict[
     diverged = divergence(rows.values(), metric) or None
     first = list(rows)[last_density_change([row.get(DENSITY) for row in rows.values()])]
     reached = {epoch: value for epoch, value in values.items() if epoch >= first} or values
-    result = result_from(reached, metric, mode, epochs=len(rows), diverged=diverged, code=code, **_facts(job))
+    facts = {"diverged": diverged, "code": code, **_facts(job)}
+    facts["defaults"] = defaults_of({group: _plain(cfg)[group] for group in ("model", "data", "sparsity")})
+    result = result_from(reached, metric, mode, **facts | {"epochs": len(rows)})
     if board:
         names = (f"{metric}_{mode}", f"{metric}_{mode}_epoch", f"{metric}_last", "epochs")
         board.log_result(_shown(cfg), {name: result[name] for name in names}, job.swept)
