@@ -23,5 +23,8 @@ napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_title = f"sparse_lightning {version}"
 html_theme_options = {"navigation_with_keys": True}

@@ -11,9 +11,9 @@ from studies import course, make_run, sweep
 
 from sparse_lightning.study import format_table, load_runs, summarize
 from sparse_lightning.study.analysis.arms import arrange, numeric_factor
-from sparse_lightning.study.analysis.figures import draw, style
+from sparse_lightning.study.analysis.figures import MOST, draw, style
 from sparse_lightning.study.analysis.findings import analyse, dead_connections
-from sparse_lightning.study.analysis.plots import means_by_level
+from sparse_lightning.study.analysis.plots import look, means_by_level
 from sparse_lightning.study.analysis.report import format_report, make_report
 from sparse_lightning.study.analysis.statistics import interval
 from sparse_lightning.study.analysis.tensorboard import write_arms
@@ -210,7 +210,7 @@ def test_only_epochs_at_the_last_density_count_for_the_best(tmp_path: Path) -> N
     assert table["val_acc_max_epoch"].to_dict() == {"sparsity=GMP": 3, "sparsity=SET": 1}
     assert table["epochs_to"].to_dict() == {"sparsity=GMP": 3, "sparsity=SET": 2}
     assert summarize(found.frame)["val_acc_max", "mean"].to_dict() == {"sparsity=GMP": 0.95, "sparsity=SET": 0.99}
-    assert "The density changes in sparsity=GMP (until epoch 2)" in " ".join(format_report(found).split())
+    assert "The density changes until epoch 2 in sparsity=GMP" in " ".join(format_report(found).split())
 
 
 def test_runs_are_paired_by_their_own_seed_where_a_class_names_none(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_factor_of_three_numbers_has_a_figure_and_many_arms_have_no_other(tmp_
     for settings, best in zip(near, (0.90, 0.97, 0.99), strict=True):
         make_run(tmp_path / "near", [best] * 3, 0, settings)
     (best, *_) = draw(analyse([tmp_path / "near"]))
-    assert best.caption.endswith("logarithmic in the error, 100% less val_acc.")
+    assert best.caption.endswith("logarithmic in the error, 100% minus val_acc.")
     heights = [best.figure.axes[0].transData.transform((0.1, value))[1] for value in (90, 97, 99.1)]
     assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], rel=1e-2)  # 10, 3 and 0.9% missing
 
@@ -302,6 +302,7 @@ def test_a_factor_of_three_numbers_has_a_figure_and_many_arms_have_no_other(tmp_
     assert {axes.get_title(loc="left") for axes in shown} == set("abcdefgh")
     assert {len(axes.lines) for axes in shown} == {9}  # its own, and all in grey
     assert "in grey" in best.caption
+    assert len({look(number) for number in range(MOST)}) == MOST
 
     sweep(tmp_path / "many", *({"model.density": 0.01 * (1 + number)} for number in range(15)), seeds=[0])
     with style():

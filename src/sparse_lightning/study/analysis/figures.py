@@ -66,7 +66,7 @@ def draw(findings: Findings) -> Iterator[Picture]:
             if len(figure.axes) > 1:
                 caption += " The other arms are in grey."
             if figure.axes[0].get_yscale() == "function":
-                caption += f" The axis is logarithmic in the error, 100% less {findings.metric}."
+                caption += f" The axis is logarithmic in the error, 100% minus {findings.metric}."
             yield Picture(f"{metric.name}_by_{factor}", title, caption, f"{title}: {'; '.join(words)}", figure)
     several = any((pair.main["pairs"] > 1).any() for pair in findings.comparisons)
     if len(findings.design.arms) > MOST:
@@ -83,11 +83,14 @@ def draw(findings: Findings) -> Iterator[Picture]:
         yield _difference(findings, metric)
     _, _, _, best, reaching = findings.main_metrics
     average = table.groupby("arm")[[best.name, reaching.name]].mean()
-    alt, caption = _each(curves, average[best.name], best), "A dot for each run; the bar is the mean of the arm."
+    alt, caption = (
+        _each(curves, average[best.name], best),
+        "A dot for each run; the upright bar below is the mean of the arm.",
+    )
     yield Picture(
         "best_epochs", best.title.capitalize(), caption, alt, plots.best_epochs(table, list(curves), best, horizon)
     )
-    alt, title = _each(curves, average[reaching.name], reaching), f"Epochs to a {findings.metric}"
+    alt, title = _each(curves, average[reaching.name], reaching), f"Epochs to reach a {findings.metric}"
     caption = (
         f"Mean epochs of training until a value of {findings.metric} is reached. Hollow: some runs never reach it, and "
         f"count as {horizon} epochs. Dotted: the threshold of the tables, {reaching.title}."
@@ -103,7 +106,7 @@ def draw(findings: Findings) -> Iterator[Picture]:
             yield Picture(f"topology_{what}", title[0].upper() + title[1:], caption, alt, figure)
     maps, epochs = plots.input_maps(findings)
     if maps:
-        caption = "Connections of each input pixel, mean over the runs of an arm, by the colours of the bar."
+        caption = "Mean over the runs of an arm. The more connections a pixel has, the darker it is; in dark mode the lighter."
         alt = f"Maps of the connections of the input pixels after epochs {', '.join(map(str, epochs))}"
         yield Picture("pixels", "Connections of the input pixels", caption, alt, plots.pixel_maps(maps, epochs))
 

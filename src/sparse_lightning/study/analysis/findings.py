@@ -241,9 +241,10 @@ def _changing(found: Findings) -> list[str]:
     if not epochs:
         return []
     each = ((together([arm for arm in last if last[arm] == epoch], found.design), epoch) for epoch in epochs)
-    named = "; ".join(f"{arms} (until epoch {epoch})" for arms, epoch in each)
+    named = ", and until ".join(f"epoch {epoch} in {arms}" for arms, epoch in each)
     return [
-        f"The density changes in {named}: the best {found.metric}, and the epochs to a value, are of the epochs since."
+        f"The density changes until {named}: the best {found.metric}, and the epochs to a value, are of the epochs "
+        "since."
     ]
 
 
@@ -272,7 +273,7 @@ def _too_few(found: Findings) -> list[str]:
         return []
     return [
         f"With {pairs} pairs no difference can be significant after the correction, however large: "
-        f"that takes {enough} pairs. The intervals hold with fewer, each for its metric alone."
+        f"that takes {enough} pairs. An interval holds with any number of pairs, but for one metric alone."
     ]
 
 
@@ -292,10 +293,10 @@ def _published(found: Findings, known: Sequence[Experiment]) -> list[str]:
                 reasons.setdefault(f"{'; '.join(shared or own) or 'not all of its arms were run'}.", []).append(arm)
     every = len(found.design.arms)
     beside = {
-        reason: "any arm" if len(arms) == every > 1 else together(arms, found.design)
+        reason: "these runs" if len(arms) == every > 1 else together(arms, found.design)
         for reason, arms in reasons.items()
     }
-    return [f"No published figures beside {arms}: {reason}" for reason, arms in beside.items()]
+    return [f"The published figures are of other settings than {arms}: {reason}" for reason, arms in beside.items()]
 
 
 def _shown(differences: list[str]) -> list[str]:
@@ -316,4 +317,4 @@ def _explained(found: Findings, threshold: float | None) -> list[str]:
     notes = [f"{reaching.title.capitalize()}: {how}. {censored if missed else 'All runs reach it.'}"]
     if len(found.comparisons) > 1:
         notes.append("Holm's correction is over the metrics of each comparison, not over the comparisons.")
-    return [*notes, "The first epoch is epoch 0. Epochs to a value are how many were trained until then."]
+    return [*notes, "The first epoch is epoch 0. Epochs to a value: how many were trained when it was reached."]

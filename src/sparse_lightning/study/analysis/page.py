@@ -77,7 +77,7 @@ def _minus(words: str) -> str:
 
 def _breakable(words: str) -> Markup:
     """An arm that a narrow screen breaks between settings."""
-    return Markup("<wbr>").join(re.split(r"(?<=[,=])", words))
+    return Markup("<wbr>").join(re.split(r"(?<=[,(])", words))
 
 
 def _tables(findings: Findings) -> dict[str, list[Table]]:
@@ -89,7 +89,8 @@ def _tables(findings: Findings) -> dict[str, list[Table]]:
         for shown, topology in ((findings.main_metrics, False), (findings.topology_metrics, True)):
             table = comparison_table(compared, shown, topology)
             title = f"{table.title}, {'topology' if topology else findings.metric}"
-            comparisons.append(Table(title, table.headings, table.rows))
+            rows = [[row[0], *row[-2:], *row[1:-2]] for row in (table.headings, *table.rows)]  # arms beside each other
+            comparisons.append(Table(title, rows[0], rows[1:]))
     overview = overview_table(findings) if len(findings.comparisons) > 1 else Table("", [], [])
     tables = {
         "main": [main_table(findings.frame, findings.metric, findings.mode), overview],

@@ -1,11 +1,13 @@
 """The plots of a report: arms, tables and curves in, Matplotlib figures out, each small enough for a phone.
 
-Colours are those of Okabe and Ito (2008), distinct for the colour-blind and, with line styles, in grey print.
+Colours are those of Okabe and Ito (2008), distinct for the colour-blind and, with line styles, in grey print. In
+place of their two light ones, which are pale on white, there are two dark ones of Paul Tol's.
 """
 
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,16 +20,21 @@ from sparse_lightning.study.analysis.metrics import TOPOLOGY, Metric, column, de
 from sparse_lightning.study.analysis.statistics import Numbers, differences, interval, row_of
 from sparse_lightning.study.train.record import read_degrees
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#882255", "#999933", "#000000")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 WIDTH = 4.5  # inches, of every figure
 LONGEST = 80  # letters of an arm in a figure
 Curves = Mapping[str, pd.DataFrame]  # of each arm: the metrics of its runs, with columns `epoch` and `run`
 
 
+def look(number: int) -> tuple[str, Any]:
+    """The colour and the dash of a line; no two of the first 49 share both."""
+    return COLOURS[number % len(COLOURS)], STYLES[(number + number // len(COLOURS)) % len(STYLES)]
+
+
 def learning_curve(curves: Curves, name: str) -> Figure:
     """A metric over epochs, a line for each arm."""
-    figure = Figure(figsize=(WIDTH, 2.9 + 0.1 * len(curves)))
+    figure = Figure(figsize=(WIDTH, 2.8))
     axes, shown = figure.subplots(), describe(name)
     means = [_line(axes, rows, name, shown.scale, number, arm) for number, (arm, rows) in enumerate(curves.items())]
     later = pd.concat([mean.iloc[min(1, len(mean) - 1) :] for mean in means if len(mean)])
@@ -87,7 +94,7 @@ def by_level(findings: Findings, factor: str, metric: Metric) -> Figure:
 
 def _lines(lines: Mapping[str, pd.DataFrame]) -> tuple[Figure, Axes]:
     """Lines of `mean`, with bands from `low` to `high`, in one panel."""
-    figure = Figure(figsize=(WIDTH, 2.9 + 0.1 * len(lines)))
+    figure = Figure(figsize=(WIDTH, 2.8))
     axes = figure.subplots()
     for (name, shown), colour in zip(lines.items(), COLOURS, strict=False):
         axes.plot(shown.index, shown["mean"], color=colour, marker="o", markersize=3, label=_broken(name, 50))
@@ -127,7 +134,7 @@ def paired_differences(findings: Findings, metric: Metric) -> Figure:
         axes.plot(row[["low", "high"]], [height - 0.12] * 2, "k-", linewidth=2)
         axes.plot(row["difference"], height - 0.12, "kD", markersize=5)
     axes.axvline(0, color="#666666", linewidth=0.9)
-    unit = metric.difference_unit or metric.title
+    unit = metric.difference_unit or ("epochs" if "epoch" in metric.name else metric.title)
     axes.set(xlabel=_broken(f"{unit}, minus {pairs[0].reference}", 56) if one else unit)
     return _figure(axes)
 
@@ -142,13 +149,13 @@ def best_epochs(table: pd.DataFrame, arms: Sequence[str], best: Metric, horizon:
         axes.plot(values, height + np.array(stacked), "o", color=colour, markersize=6, alpha=0.8)
         axes.plot([values.mean()] * 2, [height - 0.3, height - 0.1], color=colour, linewidth=3)
     axes.set(xlabel="epoch", xlim=(-0.5, horizon - 0.5))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return _figure(axes)
 
 
 def speed(findings: Findings, curves: Curves) -> Figure:
     """How many epochs it takes to reach a value of the metric, for many values up to the best one."""
-    figure = Figure(figsize=(WIDTH, 2.9 + 0.1 * len(curves)))
+    figure = Figure(figsize=(WIDTH, 2.8))
     axes, shown, mode = figure.subplots(), describe(findings.metric), findings.mode
     values = pd.concat([rows[findings.metric] for rows in curves.values()]).dropna()
     easy, hard = values.quantile([0.1, 1.0] if mode == "max" else [0.9, 0.0])
@@ -158,10 +165,10 @@ def speed(findings: Findings, curves: Curves) -> Figure:
         needed = [[epochs_to(course, level, findings.horizon, mode) for course in courses] for level in levels]
         mean = np.array([np.mean([epochs for epochs, _ in runs]) for runs in needed])
         missed = np.array([not all(reached for _, reached in runs) for runs in needed])
-        colour, dash = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
+        colour, dash = look(number)
         axes.plot(shown.scale * levels, mean, color=colour, linestyle=dash, label=_broken(arm, 50))
         axes.plot(shown.scale * levels[missed], mean[missed], "o", color=colour, markersize=4, markerfacecolor="white")
-    axes.axvline(shown.scale * findings.threshold, color="#666666", linewidth=0.9, linestyle=":")
+    axes.axvline(shown.scale * findings.threshold, color="#444444", linewidth=1.6, linestyle=":")
     axes.set(xlabel=shown.heading, ylabel="epochs", ylim=(0, 1.05 * findings.horizon))
     axes.xaxis.set_inverted(mode == "min")
     _legend(figure, axes)
@@ -171,7 +178,7 @@ def speed(findings: Findings, curves: Curves) -> Figure:
 def topology(curves: Curves, what: str, layers: Sequence[str]) -> Figure:
     """A measure of the topology over epochs, a panel for each layer."""
     count = -(-len(layers) // 2)
-    figure = Figure(figsize=(WIDTH, 0.9 + 1.4 * count + 0.1 * len(curves)))
+    figure = Figure(figsize=(WIDTH, 0.6 + 1.4 * count))
     grid = figure.subplots(count, min(2, len(layers)), sharex=True, sharey=True, squeeze=False)
     for layer, axes in zip(layers, grid.ravel(), strict=False):
         for number, (arm, rows) in enumerate(curves.items()):
@@ -244,8 +251,10 @@ def _scale_by_missing(axes: Axes, low: float, high: float, most: int) -> None:
 
 def _rows(names: Sequence[str]) -> Axes:
     """Axes with a row for each name, the first on top; a single one is named by the figure's title."""
-    axes = Figure(figsize=(WIDTH, 1.1 + 0.55 * len(names))).subplots()
-    axes.set_yticks(range(len(names), 0, -1), [_broken(name, 22) for name in names], fontsize=8.5)
+    labels = [_broken(name, 24) for name in names]
+    row = max(0.55, 0.2 + 0.14 * max(1 + label.count("\n") for label in labels))  # inches
+    axes = Figure(figsize=(WIDTH, 1.1 + row * len(names))).subplots()
+    axes.set_yticks(range(len(names), 0, -1), labels, fontsize=8.5)
     axes.set(ylim=(0.5, len(names) + 0.6), title="" if len(names) > 1 else _broken(names[0], 60))
     axes.tick_params(left=False, labelleft=len(names) > 1)
     axes.grid(visible=False, axis="y")
@@ -259,8 +268,11 @@ def _figure(axes: Axes) -> Figure:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
+    """A legend below the figure, which grows by its height."""
     handles, labels = axes.get_legend_handles_labels()
     columns = 1 if max(map(len, labels), default=0) > 22 else 2  # letters; half the width holds no more
+    lines = sum(1 + label.count("\n") for label in labels) / columns
+    figure.set_figheight(figure.get_figheight() + 0.16 * lines + 0.06 * len(labels) / columns)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
@@ -270,12 +282,12 @@ def _line(axes: Axes, rows: pd.DataFrame, name: str, scale: float, number: int, 
         return pd.Series(dtype=float)
     wide = scale * rows.pivot(index="epoch", columns="run", values=name).dropna(how="all")
     mean, spread = wide.mean(axis=1), wide.std(axis=1).fillna(0.0)
-    colour, dash = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
+    colour, dash = look(number)
     axes.plot(
         mean.index, mean, color=colour, linestyle=dash, marker="o" if len(mean) == 1 else "", label=_broken(label, 50)
     )
     axes.fill_between(mean.index, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     if len(mean) == 1:
         axes.set_xlim(mean.index[0] - 0.5, mean.index[0] + 0.5)  # so that no tick is between epochs
     return mean

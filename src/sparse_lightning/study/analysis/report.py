@@ -42,7 +42,7 @@ def make_report(
             pictures.append((picture, rendered["svg"]))
     write_arms(home, findings)
     write(home / SUMMARY, summary(findings).to_csv(index=False, float_format="%.10g", lineterminator="\n"))
-    links = {SUMMARY: SUMMARY} | ({"figures": f"{FIGURES}/"} if pictures else {})
+    links = {SUMMARY: SUMMARY} | ({"figure files": f"{FIGURES}/"} if pictures else {})
     write(home / PAGE, page(findings, pictures, links, home))
     return "\n".join([format_report(findings), "", f"The report is in {home / PAGE}"])
 

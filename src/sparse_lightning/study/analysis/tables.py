@@ -12,6 +12,7 @@ from sparse_lightning.study.analysis.findings import Comparison, Findings, dead_
 from sparse_lightning.study.analysis.metrics import Metric, Mode, describe
 from sparse_lightning.study.analysis.statistics import direction, interval, probability, row_of, seeds
 
+FEWEST = 5  # pairs: with fewer, a standardised difference says nothing
 SPREAD = ["min", "max", "mean", "std"]
 
 
@@ -148,7 +149,11 @@ def overview_table(findings: Findings) -> Table:
         "p",
         "p (Holm)",
     ]
-    return Table(f"Differences in {heading}", headings, rows)
+    caption = (
+        "Means over pairs of runs with the same seed. Holm's correction is over the metrics of a comparison, of which "
+        "this is the first, and not over these rows."
+    )
+    return Table(f"Differences in {heading}", headings, rows, caption)
 
 
 def comparison_table(compared: Comparison, shown: Sequence[Metric], topology: bool = False) -> Table:
@@ -158,13 +163,14 @@ def comparison_table(compared: Comparison, shown: Sequence[Metric], topology: bo
         row = row_of(compared.topology if topology else compared.main, metric.name)
         sides = [plus_minus(metric, row[f"{side}mean"], row[f"{side}sd"]) for side in ("", "reference_")]
         span = f"{metric.show(row['low'], sign=True)} to {metric.show(row['high'], sign=True)}"
-        effect = "-" if math.isnan(row["effect"]) else f"{row['effect']:+.2f}"
+        scarce = row["pairs"] < FEWEST or math.isnan(row["effect"])
+        effect, needed = ("-", "-") if scarce else (f"{row['effect']:+.2f}", seeds(row["seeds"]))
         if not row["pairs"]:
             continue
         open_ = "too few pairs" if row["few"] else "inconclusive"
         result = {0: open_, 1: "significant: higher", -1: "significant: lower"}[direction(row)]
         cells = [metric.show(row["difference"], sign=True), "-" if math.isnan(row["low"]) else span, result]
-        tests = [str(row["pairs"]), probability(row["p"]), probability(row["p_holm"]), effect, seeds(row["seeds"])]
+        tests = [str(row["pairs"]), probability(row["p"]), probability(row["p_holm"]), effect, needed]
         rows.append([metric.heading, *cells, *tests, *sides])
     headings = ["metric", "difference", "95% interval", "result", "pairs", "p", "p (Holm)", "standardised difference"]
     headings += ["pairs needed", "arm", "reference"]

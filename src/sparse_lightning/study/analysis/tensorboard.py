@@ -34,7 +34,12 @@ def write_arms(folder: Path, findings: Findings) -> list[Path]:
         return []
     charts = _charts(findings)
     metrics = [metric for group in charts.values() for metric in group]
-    margins = {title: {tag(metric): ["Margin", _band(metric)] for metric in group} for title, group in charts.items()}
+    margins = {
+        title: {
+            tag(metric): ["Margin", _band(metric)] for metric in reversed(group)
+        }  # TensorBoard shows the last first
+        for title, group in charts.items()
+    }
     layout = custom_scalars(margins)  # type: ignore[no-untyped-call]
     about = text("about/tags", _about(findings))  # type: ignore[no-untyped-call]
     once = [(0, layout), (0, about)]  # in the first arm: a run of their own would be one without any curve
@@ -94,6 +99,7 @@ def _about(findings: Findings) -> str:
         f"result/{metric}_{findings.mode}, result/{metric}_last": f"the best and the last {metric} of a finished run",
         f"result/{metric}_{findings.mode}_epoch, result/epochs": "the epoch of the best, from 0; the number of epochs",
         **{tag(f"topology/{what}/all"): f"{title}, in all layers" for what, (title, _, _) in TOPOLOGY.items()},
+        tag("topology/dead/all"): "number of active connections that are exactly zero, in all layers",
         tag("topology/density/all"): "share of connections that are active, in all layers",
         "topology.LAYER/...": "the same in one layer; `grown`: how many connections the last rewiring grew",
         "topology.masks/LAYER": "which connections are active: rows are output units, columns input units",
@@ -107,7 +113,7 @@ def _about(findings: Findings) -> str:
             "One run for each run of the study, over its epochs, and one below `arms/` for each arm, a combination of "
             "the settings that are compared: the mean over its runs. The Custom Scalars tab draws the arms with bands "
             "of one standard deviation. Single runs have no bands, so it reports missing tags for them; "
-            "`tensorboard --logdir` of the folder `arms` shows the arms alone.",
+            "`tensorboard --logdir` of the folder `arms` shows the arms alone. Smoothing is best set to 0.",
             "",
             "| tag | meaning |",
             "| --- | --- |",

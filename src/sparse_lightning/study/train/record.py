@@ -241,15 +241,15 @@ def result_of(folder: Path) -> dict[str, Any]:
 
 
 def summary_of(result: Mapping[str, Any], epochs: int | None = None) -> str:
-    """A result in words; its epochs are counted from 1.
+    """A result in words.
 
     >>> summary_of({"epochs": 3, "val_acc_max": 0.97, "val_acc_max_epoch": 1, "val_acc_last": 0.96})
-    'best val_acc 0.9700 (epoch 2 of 3), last 0.9600'
+    'best val_acc 0.9700 after 2 of 3 epochs, last 0.9600'
     """
     metric, mode = _best_keys(result)
     best, last, epoch = result[f"{metric}_{mode}"], result[f"{metric}_last"], result[f"{metric}_{mode}_epoch"] + 1
     diverged = f"; diverged: {result['diverged']}" if result.get("diverged") else ""
-    return f"best {metric} {best:.4f} (epoch {epoch} of {result['epochs']}), last {last:.4f}{diverged}"
+    return f"best {metric} {best:.4f} after {epoch} of {result['epochs']} epochs, last {last:.4f}{diverged}"
 
 
 def _best_keys(result: Mapping[str, Any]) -> tuple[str, str]:

@@ -137,7 +137,8 @@ def _differing(expected: Mapping[str, Any], settings: Mapping[str, str], require
             continue
         if found != wanted:
             shown = str(value) if isinstance(value, float) else wanted  # 1.0, all batches, and not 1
-            yield f"{_short(name)} is {'not set' if found is None else found}, published {shown}"
+            published = "without" if shown == "null" else shown
+            yield f"{_short(name)} is {'not set' if found is None else found}, published {published}"
 
 
 def _level(settings: Mapping[str, str], name: str) -> str | None:
