@@ -106,7 +106,7 @@ def draw(findings: Findings) -> Iterator[Picture]:
             yield Picture(f"topology_{what}", title[0].upper() + title[1:], caption, alt, figure)
     maps, epochs = plots.input_maps(findings)
     if maps:
-        caption = "Mean over the runs of an arm. The more connections a pixel has, the darker it is; in dark mode the lighter."
+        caption = "Mean over the runs of an arm. Darker pixels have more connections; in dark mode, lighter ones."
         alt = f"Maps of the connections of the input pixels after epochs {', '.join(map(str, epochs))}"
         yield Picture("pixels", "Connections of the input pixels", caption, alt, plots.pixel_maps(maps, epochs))
 
