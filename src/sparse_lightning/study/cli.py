@@ -35,6 +35,9 @@ Trains a sparse MLP on MNIST that is pruned and regrown between epochs, or any L
 
 Overrides are key=value; group=name chooses one of a group's files, and --config-dir FOLDER adds files of your own.
 With -m a key may have several values, and each combination is a run, on every core (hydra.launcher.n_jobs=N for fewer).
+
+Below are the files of each group, and then its keys with their defaults. A | B are the defaults of different files; a
+key with (only FILE) is in that file alone.
 """
 
 
@@ -257,11 +260,17 @@ def _keys(conf: Path) -> list[str]:
     return [*groups, *own]
 
 
+def _place(group: str) -> int:
+    """Where a group stands in the help: those that most overrides are of come first."""
+    return ("sparsity", "model", "data", "trainer", "experiment", "callbacks", "logger", group).index(group)
+
+
 def _help(conf: Path) -> str:
     """Usage, and every key with the words beside it in its file."""
     train = program()
     sections = [USAGE.format(train=train, report=train.replace("train", "report"))]
-    for folder in (conf, *sorted(path for path in conf.rglob("*") if path.is_dir())):
+    folders = sorted(path for path in conf.rglob("*") if path.is_dir())
+    for folder in (conf, *sorted(folders, key=lambda path: _place(path.relative_to(conf).parts[0]))):
         paths, group = sorted(folder.glob("*.yaml")), folder.relative_to(conf).as_posix().strip(".")
         choice = f"{group}=" if "/" not in group or group.startswith("hydra/") else f"{group.replace('/', '=', 1)}/"
         names = [f"{choice}{path.stem}" if group else f"--config-name {path.stem}" for path in paths]
