@@ -247,6 +247,10 @@ def test_an_argument_left_to_its_default_equals_one_that_is_given(tmp_path: Path
     assert set(design.arms) == {"width=4", "width=8"}
     make_run(tmp_path, course(0.9, 2), 2, left, base={}, defaults={"sparsity.power": 2.0})
     assert "power" in arrange(load_runs(tmp_path))[0].factors
+    make_run(tmp_path, course(0.9, 3), 3, left, base={}, defaults={"sparsity.power": 1.0, "sparsity.other": 5})
+    assert "other" not in load_runs(tmp_path)  # no run gives it
+    make_run(tmp_path, course(0.9, 4), 4, left, base={}, defaults=[5])
+    assert load_runs(tmp_path)["status"].tolist().count("unreadable") == 1
 
 
 def test_classes_of_the_same_name_are_distinguished(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,9 @@ def load_runs(*folders: str | Path, metric: str | None = None, mode: str | None 
             missing = "is no such folder" if not folder.is_dir() else "is none"
             raise FileNotFoundError(f"Expected a folder with runs ({CONFIG} in each), got {folder}: there {missing}")
         configs |= {path.resolve(): path for path in found}
-    facts, settings = zip(*(_read(path, metric, mode) for path in configs.values()), strict=True)
+    facts, given, defaults = zip(*(_read(path, metric, mode) for path in configs.values()), strict=True)
+    named = {name for each in given for name in each}  # a default counts where another run gives the argument
+    settings = [{**_only(left, named), **own} for own, left in zip(given, defaults, strict=True)]
     if not any(settings):
         reason = f"{len(settings)} {CONFIG}, of which none can be used: {facts[0]['error']}"
         raise FileNotFoundError(f"Expected a folder with runs of this project, got {folders[0]} with {reason}")
@@ -114,9 +116,15 @@ def origin(frame: pd.DataFrame) -> dict[str, str]:
     return {name: "; ".join(values) for name, values in known.items() if values}
 
 
-def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What one run reached, and its settings."""
-    folder, settings = path.parent, {}
+def _only(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What one run reached, its settings, and the arguments that it leaves to their defaults."""
+    folder = path.parent
+    settings: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     facts: dict[str, Any] = {"run": folder.name, "folder": str(folder), "status": "unreadable", "error": None}
     rows = pd.DataFrame()
     wanted = metric or "val_acc"
@@ -128,25 +136,31 @@ def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, A
         settings = dict(flat({key: value for key, value in config.items() if key not in _NOT_SETTINGS}))
         rows = load_metrics(folder)
         facts |= _status(folder, rows, wanted)
-        settings = _noted(folder) | settings
+        chosen, defaults = _noted(folder)
+        settings |= chosen
     except ValueError as error:
-        facts["error"], settings = str(error), {}
+        facts |= {"status": "unreadable", "error": str(error)}
+        settings, defaults = {}, {}
     own = report.get("mode") if wanted == report.get("metric") else None
     facts |= {"metric": wanted, "mode": mode or own or ("min" if "loss" in wanted else "max")}
     for name in dict.fromkeys(("train_acc", "val_acc", wanted)):
         values = rows.set_index("epoch")[name].dropna() if name in rows else pd.Series(dtype=float)
         facts |= {f"{name}_{what}": value for what, value in _course(values, rows).items()}
     times = rows["epoch_time"] if "epoch_time" in rows else pd.Series(dtype=float)
-    return facts | {"epochs": len(rows), "run_time": times.sum(), "mean_epoch_time": times.mean()}, settings
+    return facts | {"epochs": len(rows), "run_time": times.sum(), "mean_epoch_time": times.mean()}, settings, defaults
 
 
-def _noted(folder: Path) -> dict[str, Any]:
-    """What the result of a finished run notes of its settings: arguments left to their defaults, and chosen files."""
+def _noted(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """What the result of a finished run notes: the file of each group, and arguments left to their defaults."""
+    result = {}
     with contextlib.suppress(FileNotFoundError):  # it has not finished
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        defaults = {str(name): _tuples(value) for name, value in dict(result.get("defaults") or {}).items()}
-        return defaults | {f"{CHOICE}{group}": str(name) for group, name in dict(result.get("choices") or {}).items()}
-    return {}
+    choices, defaults = result.get("choices") or {}, result.get("defaults") or {}
+    if not (isinstance(choices, dict) and isinstance(defaults, dict)):
+        raise ValueError(f"Expected {RESULT} to have choices and defaults by name, got a damaged file")
+    return {f"{CHOICE}{group}": str(name) for group, name in choices.items()}, {
+        str(name): _tuples(value) for name, value in defaults.items()
+    }
 
 
 def _course(values: "pd.Series[float]", table: pd.DataFrame) -> dict[str, Any]:
