@@ -1,5 +1,6 @@
 """The report of folders of runs: what is found in them, written as text, page, figures, table and TensorBoard runs."""
 
+import shutil
 import textwrap
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ from sparse_lightning.study.analysis.metrics import Mode
 from sparse_lightning.study.analysis.page import page
 from sparse_lightning.study.train.record import write
 
+WIDTH = 110  # letters of a line of prose, or as many as the terminal has
 SEVERAL = 3  # comparisons: of more than so many, the screen shows one row each
 PAGE, SUMMARY, FIGURES = "report.html", "summary.csv", "figures"
 
@@ -41,25 +43,31 @@ def make_report(
                 write(home / FIGURES / f"{picture.name}.{kind}", content)
             pictures.append((picture, rendered["svg"]))
     write_arms(home, findings)
+    width = min(WIDTH, max(40, shutil.get_terminal_size((WIDTH, 24)).columns))
     write(home / SUMMARY, summary(findings).to_csv(index=False, float_format="%.10g", lineterminator="\n"))
     links = {SUMMARY: SUMMARY} | ({"figure files": f"{FIGURES}/"} if pictures else {})
     write(home / PAGE, page(findings, pictures, links, home))
-    return "\n".join([format_report(findings), "", f"The report is in {home / PAGE}"])
+    return "\n".join([format_report(findings, width), "", f"The report is in {home / PAGE}"])
 
 
-def format_report(findings: Findings) -> str:
-    """A report as text: the main table, warnings, verdicts, published figures, comparisons and notes."""
+def format_report(findings: Findings, width: int = WIDTH) -> str:
+    """A report as text: the main table, warnings, verdicts, published figures, comparisons and notes.
+
+    Args:
+        findings: What it says.
+        width: The letters of a line of prose; tables are as wide as they are.
+    """
     lines = [tables.format_table(findings.frame, findings.metric, findings.mode)]
     for warning in findings.warnings:
-        lines += ["", *textwrap.wrap(f"WARNING: {warning}", 110, subsequent_indent="  ")]
+        lines += ["", *textwrap.wrap(f"WARNING: {warning}", width, subsequent_indent="  ")]
     if findings.conclusions:
         lines += ["", "Verdicts on the published conclusions"]
     for number, conclusion in enumerate(findings.conclusions, start=1):
-        lines += textwrap.wrap(f"{number}. {conclusion.title}", 110, subsequent_indent="   ")
+        lines += textwrap.wrap(f"{number}. {conclusion.title}", width, subsequent_indent="   ")
         for verdict in conclusion.verdicts:
             words = f"{verdict.status.upper()}: {verdict.claim} {verdict.figures}"
-            lines += textwrap.wrap(words, 110, initial_indent="   - ", subsequent_indent="     ")
-        lines += textwrap.wrap(conclusion.remark, 110, initial_indent="   ", subsequent_indent="   ")
+            lines += textwrap.wrap(words, width, initial_indent="   - ", subsequent_indent="     ")
+        lines += textwrap.wrap(conclusion.remark, width, initial_indent="   ", subsequent_indent="   ")
     if findings.cells and (published := tables.cells_table(findings)).rows:
         lines += ["", str(published)]
     if len(findings.comparisons) > SEVERAL:
@@ -68,7 +76,7 @@ def format_report(findings: Findings) -> str:
         for compared in findings.comparisons:
             lines += ["", str(tables.comparison_table(compared, findings.main_metrics).first(7))]
     for note in findings.notes:
-        lines += ["", *textwrap.wrap(note, 110)] if note == findings.notes[0] else textwrap.wrap(note, 110)
+        lines += ["", *textwrap.wrap(note, width)] if note == findings.notes[0] else textwrap.wrap(note, width)
     return "\n".join(lines)
 
 
