@@ -59,7 +59,10 @@ def test_scalars_are_grouped_and_over_epochs(board: str) -> None:
 
 def test_every_run_is_a_row_of_what_was_swept_and_of_results(grid: tuple[Path, str], board: str) -> None:
     experiment = ask(board, "plugin/hparams/experiment", {})
-    assert {info["name"] for info in experiment["hparamInfos"]} == {"hebbian_grow", "seed"}
+    columns = [info["name"] for info in experiment["hparamInfos"]]
+    assert set(columns[:2]) == {info["name"] for info in experiment["hparamInfos"] if info["differs"]}
+    assert set(columns[:2]) == {"hebbian_grow", "seed"}
+    assert "sparsity" in columns  # the file that was chosen
     metrics = [metric["name"]["tag"] for metric in experiment["metricInfos"]]
     assert metrics == ["result/val_acc_max", "result/val_acc_max_epoch", "result/val_acc_last", "result/epochs"]
     wanted = {

@@ -180,8 +180,9 @@ def suggest(key: str, keys: list[str]) -> str:
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    name = {"dense": "none", "off": "none"}.get(name, name)
-    near = difflib.get_close_matches(name.lower(), names, n=1)
+    lowered = name.lower()
+    meant = "none" if lowered in ("dense", "off") and "none" in names else lowered
+    near = difflib.get_close_matches(meant, names, n=1)
     return f". Did you mean {near[0]!r}?" if near else ""
 
 

@@ -243,7 +243,7 @@ def _scale_by_missing(axes: Axes, low: float, high: float, most: int) -> None:
     bottom, top = max(100 - 1.25 * (100 - low), 0), 100 - 0.85 * (100 - high)
     places = (0, 50, 70, 80, 85, 90, 93, 95, 96, 97, 98, 98.5, 99, 99.5, 99.8, 99.9, 99.95, 99.98, 99.99)
     within = [place for place in places if bottom <= place <= top]
-    within = within[:: -(-len(within) // most)]
+    within = within[:: max(1, -(-len(within) // most))]
     axes.set_yticks(within, [f"{place:g}" for place in within])
     axes.minorticks_off()
     axes.set_ylim(bottom, top)

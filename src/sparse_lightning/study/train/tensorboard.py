@@ -43,7 +43,7 @@ class Board(TensorBoardLogger):
         Args:
             settings: Hyperparameters, the same keys in every run. All but numbers are shown as words.
             result: The run's results, the same keys in every run.
-            swept: The settings that differ between the runs of its study, the columns of the table; if none, all are.
+            swept: The settings that differ between the runs of its study, by their last names; they come first.
         """
         metrics = {f"result/{name}": float(value) for name, value in result.items()}
         super().log_metrics(metrics, step=0)
@@ -51,9 +51,10 @@ class Board(TensorBoardLogger):
         experiment, *session = hparams(words, metrics)  # type: ignore[no-untyped-call]
         data = experiment.value[0].metadata.plugin_data
         content = HParamsPluginData.FromString(data.content)
-        columns = [each for each in content.experiment.hparam_infos if each.name in swept or not swept]
+        columns = list(content.experiment.hparam_infos)
         for setting in columns:
-            setting.differs = setting.name in swept
+            setting.differs = setting.name.rpartition(".")[2] in swept
+        columns.sort(key=lambda setting: not setting.differs)
         del content.experiment.hparam_infos[:]
         content.experiment.hparam_infos.extend(columns)
         data.content = content.SerializeToString()

@@ -165,7 +165,7 @@ def _fit(job: Job, cfg: DictConfig, data: Any, code: Mapping[str, str]) -> dict[
     result = result_from(reached, metric, mode, **facts | {"epochs": len(rows)})
     if board:
         names = (f"{metric}_{mode}", f"{metric}_{mode}_epoch", f"{metric}_last", "epochs")
-        board.log_result(_shown(cfg), {name: result[name] for name in names}, job.swept)
+        board.log_result(_shown(cfg) | dict(job.choices), {name: result[name] for name in names}, job.swept)
     write(folder / RESULT, json.dumps(result, indent=2) + "\n")  # last of all: now the run is finished
     return result
 
