@@ -173,6 +173,17 @@ def test_how_the_first_connections_are_chosen_is_logged_where_they_are_chosen_an
     ]
 
 
+def test_connections_of_a_checkpoint_are_not_logged_as_chosen(tmp_path, monkeypatch):
+    fit(Net(), SET(density=0.3, layout="csr"), epochs=2).save_checkpoint(tmp_path / "one.ckpt")
+    content = torch.load(tmp_path / "one.ckpt", weights_only=True)
+    del content["callbacks"]
+    torch.save(content, tmp_path / "bare.ckpt")
+    lines: list[str] = []
+    monkeypatch.setattr("sparse_lightning.callbacks.topology.rank_zero_info", lines.append)
+    fit(Net(), SET(density=0.3, layout="csr"), epochs=4, ckpt_path=tmp_path / "bare.ckpt")
+    assert lines == []
+
+
 def test_a_checkpoint_becomes_the_bare_model_by_one_call(tmp_path):
     model, callback = Net(), SET(density=0.3, distribution="uniform", layout="csr")
     fit(model, callback).save_checkpoint(tmp_path / "last.ckpt", weights_only=True)

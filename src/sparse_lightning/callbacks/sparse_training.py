@@ -85,7 +85,7 @@ class SparseTraining:
             compatibility.refuse_averages(keeps_averages(trainer))
             resizes = self.decisions.redistributes or self.topology.selection.initial_density is not None
             compatibility.refuse_resizing(trainer.world_size, self.topology.layout, resizes)
-            self.sparsify(module, loaded=trainer.ckpt_path is not None and not self._resumed)
+            self.sparsify(module)
             self.topology.store(module, _batch_size(trainer, module))
 
     def begin(self, trainer: Trainer, module: nn.Module) -> None:
@@ -279,8 +279,7 @@ class SparseTraining:
         if self._now not in (None, now) and self.timing.is_due(now, end, self._known_before()):
             return  # a resumed run begins with a rewiring
         if message := self.timing.never_due(now, end):
-            earlier = "train longer, or rewire earlier by start, every_n_epochs or every_n_steps"
-            rank_zero_warn(f"{method} will not rewire in this training: {message}; {earlier}")
+            rank_zero_warn(f"{method} will not rewire in this training: {message}")
 
     @property
     def trainer(self) -> "Trainer | None":

@@ -100,14 +100,18 @@ class Timing:
         return min(max(Fraction(now - self.start, final - self.start), Fraction(0)), Fraction(1))
 
     def never_due(self, now: int, end: Fraction | None) -> str:
-        """Return why no rewiring will be due after `now`; an empty string if one will."""
+        """Return why no rewiring will be due after `now`, and what to change; an empty string if one will."""
         first = max(now // self.period + 1, math.ceil(Fraction(self.start, self.period))) * self.period
         last = self.last(end)
         if end is None or (first < end and (last is None or first <= last)):
             return ""
-        ending = f"the training ends after {math.ceil(end)}"
-        stopping = f"the last is allowed at {math.floor(last)}" if last is not None and last < end else ending
-        return f"the first rewiring is due at {self.unit} {first}, and {stopping}"
+        period = "every_n_steps" if self.by_steps else "every_n_epochs"
+        reason, remedy = f"the training ends after {math.ceil(end)}", "train longer"
+        if last is not None and last < first < end:
+            reason, remedy = f"stop={self.stop} allows the last at {math.floor(last)}", "set a later stop"
+        elif last is not None and last < end:
+            reason, remedy = f"stop={self.stop} allows the last at {math.floor(last)}", "train longer, set a later stop"
+        return f"the first rewiring is due at {self.unit} {first}, and {reason}; {remedy}, or lower start or {period}"
 
     def needs_end(self) -> bool:
         """Return whether a training without a known end leaves it open when to rewire, or how much."""

@@ -65,7 +65,7 @@ class Topology:
         self._given: set[str] = set()
         self._pending: tuple[str, ...] = ()
         self._trained = False
-        self._news = ""  # about the first connections, until it is announced
+        self._announcement = ""  # how the first connections were chosen, until it is logged
         self._warned: set[str] = set()
         self._initial: InitialName = initial if isinstance(initial, str) else "auto"
         named("initial", self._initial, dict.fromkeys(get_args(InitialName)))
@@ -124,6 +124,8 @@ class Topology:
             Whether masks from before were replaced.
         """
         parameters, shapes, layers = named_weights(module), weight_shapes(module), sparse_layers(module)
+        if loaded:  # connections that were chosen when the weights were stored have given way to the checkpoint's
+            self._announcement = ""
         for name in self._given:
             expect(name in shapes, f"masks to start from of weights of the model, such as {next(iter(shapes))!r}", name)
             ours, own = list(self.masks[name].shape), list(shapes[name])
@@ -177,17 +179,20 @@ class Topology:
             self.awaiting |= {name: choice.counts[name] for name in new}
         if new:
             trained = "trained " if self._trained else ""
-            counted = [f"{way} for {count} {trained}weights" for way, count in Counter(ways.values()).items()]
+            counted = [
+                f"{way} for {count} {trained}weight{'s' if count > 1 else ''}"
+                for way, count in Counter(ways.values()).items()
+            ]
             hint = "" if self._trained or self._initial != "auto" else " For loaded weights, initial='magnitude'."
             words = ", ".join(counted)
-            self._news = f"The first connections are chosen by initial={self._initial!r}: {words}.{hint}"
+            self._announcement = f"The first connections are chosen by initial={self._initial!r}: {words}.{hint}"
         return list(new)
 
     def announce(self) -> None:
         """Say how the first connections of new weights were chosen."""
-        if self._news:
-            rank_zero_info(self._news)
-        self._news = ""
+        if self._announcement:
+            rank_zero_info(self._announcement)
+        self._announcement = ""
 
     def choose_by_batch(self, trainer: Trainer, module: LightningModule, batch: Any, seed: int) -> None:
         """Choose the first connections of the weights that await their first batch."""
@@ -294,4 +299,4 @@ class Topology:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take the masks of a checkpoint."""
         self.masks.replace({name: mask.clone() for name, mask in state.items()}, self.masks.layers)
-        self._given, self._news = set(), ""
+        self._given, self._announcement = set(), ""
