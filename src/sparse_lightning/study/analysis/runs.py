@@ -2,10 +2,12 @@
 
 import contextlib
 import csv
+import functools
 import json
 import math
+import operator
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +59,8 @@ def load_runs(*folders: str | Path, metric: str | None = None, mode: str | None 
             missing = "is no such folder" if not folder.is_dir() else "is none"
             raise FileNotFoundError(f"Expected a folder with runs ({CONFIG} in each), got {folder}: there {missing}")
         configs |= {path.resolve(): path for path in found}
-    facts, given, defaults = zip(*(_read(path, metric, mode) for path in configs.values()), strict=True)
-    named = {name for each in given for name in each}  # a default counts where another run gives the argument
-    settings = [{**_only(left, named), **own} for own, left in zip(given, defaults, strict=True)]
+    facts, read, defaults = zip(*(_read(path, metric, mode) for path in configs.values()), strict=True)
+    settings = _with_defaults(read, defaults)
     if not any(settings):
         reason = f"{len(settings)} {CONFIG}, of which none can be used: {facts[0]['error']}"
         raise FileNotFoundError(f"Expected a folder with runs of this project, got {folders[0]} with {reason}")
@@ -116,12 +117,34 @@ def origin(frame: pd.DataFrame) -> dict[str, str]:
     return {name: "; ".join(values) for name, values in known.items() if values}
 
 
-def _only(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name in names}
+def _with_defaults(configs: Sequence[dict[str, Any]], defaults: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The settings of each run, with the default of every argument that it leaves out and another run gives.
+
+    A run that notes no defaults, as those of older versions do not, has those of other runs with the same class.
+    """
+    given = [dict(flat(config)) for config in configs]
+    named = {name for settings in given for name in settings}
+    noted = {
+        (name, settings[_class_around(name)]): value
+        for settings, left in zip(given, defaults, strict=True)
+        for name, value in left.items()
+        if name in named and _class_around(name) in settings
+    }
+    for config, settings, left in zip(configs, given, defaults, strict=True):
+        for (name, kind), value in noted.items():
+            if name not in settings and settings.get(_class_around(name)) == kind:
+                *groups, last = name.split(".")
+                functools.reduce(operator.getitem, groups, config)[last] = left.get(name, value)
+    return [dict(flat(config)) for config in configs]
+
+
+def _class_around(name: str) -> str:
+    """The setting that names the class which an argument belongs to."""
+    return f"{name.rpartition('.')[0]}._target_"
 
 
 def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What one run reached, its settings, and the arguments that it leaves to their defaults."""
+    """What one run reached, its configuration, and the arguments that it leaves to their defaults."""
     folder = path.parent
     settings: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
@@ -133,11 +156,11 @@ def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, A
         config = _config(path)
         report = config.get("report") or {}
         wanted = metric or str(report.get("metric") or wanted)
-        settings = dict(flat({key: value for key, value in config.items() if key not in _NOT_SETTINGS}))
+        settings = {key: value for key, value in config.items() if key not in _NOT_SETTINGS}
         rows = load_metrics(folder)
         facts |= _status(folder, rows, wanted)
-        chosen, defaults = _noted(folder)
-        settings |= chosen
+        chosen, defaults = _choices_and_defaults(folder)
+        settings[CHOICE.rstrip(".")] = chosen
     except ValueError as error:
         facts |= {"status": "unreadable", "error": str(error)}
         settings, defaults = {}, {}
@@ -150,7 +173,7 @@ def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, A
     return facts | {"epochs": len(rows), "run_time": times.sum(), "mean_epoch_time": times.mean()}, settings, defaults
 
 
-def _noted(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
+def _choices_and_defaults(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
     """What the result of a finished run notes: the file of each group, and arguments left to their defaults."""
     result = {}
     with contextlib.suppress(FileNotFoundError):  # it has not finished
@@ -158,9 +181,8 @@ def _noted(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
     choices, defaults = result.get("choices") or {}, result.get("defaults") or {}
     if not (isinstance(choices, dict) and isinstance(defaults, dict)):
         raise ValueError(f"Expected {RESULT} to have choices and defaults by name, got a damaged file")
-    return {f"{CHOICE}{group}": str(name) for group, name in choices.items()}, {
-        str(name): _tuples(value) for name, value in defaults.items()
-    }
+    chosen = {str(group): str(name) for group, name in choices.items()}
+    return chosen, {str(name): _tuples(value) for name, value in defaults.items()}
 
 
 def _course(values: "pd.Series[float]", table: pd.DataFrame) -> dict[str, Any]:
@@ -227,14 +249,14 @@ def flat(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def expression(value: Any) -> str:
-    """A setting as an object of its class would be built.
+    """A setting as an object of its class would be built, its arguments in the order of the alphabet.
 
     >>> expression({"_target_": "sparse_lightning.SoftGrowth", "growth": "hebbian", "power": 4.0})
     'SoftGrowth(growth=hebbian, power=4)'
     """
     if not (isinstance(value, Mapping) and "_target_" in value):
         return label(_tuples(value))
-    arguments = (f"{name}={expression(each)}" for name, each in value.items() if not str(name).startswith("_"))
+    arguments = (f"{name}={expression(each)}" for name, each in sorted(value.items()) if name[0] != "_")
     return f"{str(value['_target_']).rpartition('.')[2]}({', '.join(arguments)})"
 
 

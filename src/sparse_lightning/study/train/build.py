@@ -12,42 +12,43 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 _PACKAGE = Path(__file__).parents[2]
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def arguments(cls: type) -> dict[str, Any]:
-    """A class's arguments with their defaults, `inspect.Parameter.empty` if there is none; ``**`` if it takes others.
+def arguments(cls: type) -> tuple[list[str], bool]:
+    """The names of a class's arguments, and whether it takes others too.
 
     Where a constructor takes ``**options``, they go on to the class that it inherits from.
 
-    >>> list(arguments(Exception)), list(arguments(dict))
-    (['**'], ['**'])
+    >>> arguments(Exception)
+    ([], True)
     """
-    found: dict[str, Any] = {}
-    for base in cls.__mro__:
-        if "__init__" in vars(base):
-            try:
-                parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-            except ValueError:
-                break
-            named = (each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY))
-            found |= {each.name: each.default for each in named if each.name not in found}
-            if not any(each.kind is each.VAR_KEYWORD for each in parameters):
-                return found
-    return found | {"**": inspect.Parameter.empty}
+    found: dict[str, None] = {}
+    for constructor in (vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)):
+        try:
+            parameters = list(inspect.signature(constructor).parameters.values())[1:]
+        except ValueError:  # written in C
+            break
+        found |= dict.fromkeys(each.name for each in parameters if each.kind in _NAMED)
+        if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+            return list(found), False
+    return list(found), True
 
 
 def defaults_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that a configuration leaves to the defaults of its classes, by dotted name.
 
-    Those that are no numbers, words or lists of these are left out, and `seed`, which each run is given.
+    Those that are no numbers, words or lists of these are left out, as are `seed`, which each run is given, and what a
+    constructor passes on by ``**options``, for which it may have defaults of its own.
 
     >>> defaults_of({"model": {"_target_": "sparse_lightning.KWinners", "percent_on": 0.1}})["model.boost_strength"]
     1.0
     """
     found: dict[str, Any] = {}
     for key, nested in _targets(config, ""):
-        with contextlib.suppress(ValueError):  # no class, which `build` refuses
-            missing = {name: value for name, value in arguments(target(nested, key)).items() if name not in nested}
+        with contextlib.suppress(ValueError, TypeError):  # no class, which `build` refuses; or one without a signature
+            known = inspect.signature(target(nested, key)).parameters.values() if "_args_" not in nested else ()
+            missing = {each.name: each.default for each in known if each.kind in _NAMED and each.name not in nested}
             found |= {f"{key}.{name}": value for name, value in missing.items() if name != "seed" and _is_plain(value)}
     return {name.removeprefix("."): value for name, value in found.items()}
 
@@ -102,13 +103,13 @@ def build(config: Mapping[str, Any], where: str, kind: type, seed: int | None = 
         ValueError: A class cannot be imported, or does not take an argument, or refuses its value; the key is named.
     """
     for key, nested in _targets(config, where):
-        taken = arguments(target(nested, key))
+        taken, takes_others = arguments(target(nested, key))
         for name in nested:
-            if not str(name).startswith("_") and name not in taken and "**" not in taken:
+            if not (str(name).startswith("_") or name in taken or takes_others):
                 raise ValueError(
                     f"Expected {key} to have arguments of {nested['_target_']} ({', '.join(taken)}), got {name!r}"
                 )
-    taken = arguments(target(config, where, kind))
+    taken, _ = arguments(target(config, where, kind))
     given = {"seed": seed, **given} if seed is not None and "seed" not in config else given
     try:
         return instantiate(config, **{name: value for name, value in given.items() if name in taken})
