@@ -1,5 +1,6 @@
 """Arms are found from what varies and never pooled: a row for each, in every kind of sweep."""
 
+import itertools
 import math
 import re
 from collections.abc import Mapping
@@ -7,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.text import Text
 from studies import course, make_run, sweep
 
 from sparse_lightning.study import format_table, load_runs, summarize
 from sparse_lightning.study.analysis.arms import arrange, numeric_factor
-from sparse_lightning.study.analysis.figures import MOST, draw, style
+from sparse_lightning.study.analysis.figures import MOST, draw, render, style
 from sparse_lightning.study.analysis.findings import analyse, dead_connections
-from sparse_lightning.study.analysis.plots import look, means_by_level
+from sparse_lightning.study.analysis.plots import colour_and_dash, means_by_level
 from sparse_lightning.study.analysis.report import format_report, make_report
 from sparse_lightning.study.analysis.statistics import interval
 from sparse_lightning.study.analysis.tensorboard import write_arms
@@ -251,6 +253,33 @@ def test_an_argument_left_to_its_default_equals_one_that_is_given(tmp_path: Path
     assert "other" not in load_runs(tmp_path)  # no run gives it
     make_run(tmp_path, course(0.9, 4), 4, left, base={}, defaults=[5])
     assert load_runs(tmp_path)["status"].tolist().count("unreadable") == 1
+    make_run(tmp_path, course(0.9, 5), 5, left, base={}, defaults={"trainer.max_epochs": 9, "no.such": 1})
+    assert set(load_runs(tmp_path)["max_epochs"].dropna()) == {8}  # what has no class has no defaults
+
+
+def test_a_run_without_noted_defaults_has_those_of_its_class(tmp_path: Path) -> None:
+    given = {"sparsity._target_": "mine.Method", "sparsity.power": 1.0}
+    old = {"sparsity._target_": "mine.Method", "model.width": 8}
+    other = {"sparsity._target_": "mine.Other"}
+    make_run(tmp_path, course(0.9, 0), 0, given, base={})
+    make_run(tmp_path, course(0.9, 1), 1, old | {"model.width": 4}, base={}, defaults={"sparsity.power": 1.0})
+    make_run(tmp_path, course(0.9, 2), 2, old, base={})
+    make_run(tmp_path, course(0.9, 3), 3, other, base={})
+    powers = load_runs(tmp_path).set_index("seed")["power"]
+    assert powers[[0, 1, 2]].tolist() == [1.0, 1.0, 1.0]
+    assert powers.isna()[3]
+
+
+def test_an_object_with_and_without_a_default_is_one_level(tmp_path: Path) -> None:
+    soft = {"sparsity._target_": "mine.Method", "sparsity.growth._target_": "mine.Soft"}
+    for seed in (0, 1):
+        make_run(tmp_path, course(0.9, seed), seed, soft | {"sparsity.growth.power": 2.0}, base={})
+        arguments = {"sparsity.growth.power": 1.0, "sparsity.growth.base": 3}
+        make_run(tmp_path, course(0.9, seed), seed, soft | dict(reversed(arguments.items())), base={})
+        left = soft | {"model.width": 8}
+        make_run(tmp_path, course(0.9, seed), seed, left, base={}, defaults=arguments)
+    frame = load_runs(tmp_path)
+    assert set(frame["growth"]) == {"Soft(base=3, power=2)", "Soft(base=3, power=1)"}
 
 
 def test_classes_of_the_same_name_are_distinguished(tmp_path: Path) -> None:
@@ -298,6 +327,17 @@ def test_a_factor_of_three_numbers_has_a_figure_and_many_arms_have_no_other(tmp_
     heights = [best.figure.axes[0].transData.transform((0.1, value))[1] for value in (90, 97, 99.1)]
     assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], rel=1e-2)  # 10, 3 and 0.9% missing
 
+    for settings, best in zip(near, (0.9, 0.99995, 0.99999), strict=True):
+        make_run(tmp_path / "nearly_all", [best] * 3, 0, settings)
+    with style():
+        (best, *_) = draw(analyse([tmp_path / "nearly_all"]))
+        assert render(best.figure, "png")
+    for settings in near:
+        make_run(tmp_path / "all", [0.99996] * 3, 0, settings)
+    with style():
+        (best, *_) = draw(analyse([tmp_path / "all"]))
+        assert render(best.figure, "png")
+
     rules = [{"model.rule": rule, "model.density": each} for rule in "abcdefgh" for each in (0.1, 0.2, 0.5)]
     sweep(tmp_path / "panels", *rules, seeds=[0])
     with style():
@@ -306,7 +346,19 @@ def test_a_factor_of_three_numbers_has_a_figure_and_many_arms_have_no_other(tmp_
     assert {axes.get_title(loc="left") for axes in shown} == set("abcdefgh")
     assert {len(axes.lines) for axes in shown} == {9}  # its own, and all in grey
     assert "in grey" in best.caption
-    assert len({look(number) for number in range(MOST)}) == MOST
+    assert len({colour_and_dash(number) for number in range(MOST)}) == MOST
+
+    long = [each | {"model.rule": f"method_of_a_long_name_{each['model.rule'] * 20}"} for each in rules]
+    sweep(tmp_path / "long", *long, seeds=[0])
+    with style():
+        (best, _) = draw(analyse([tmp_path / "long"]))
+        render(best.figure, "png")
+    shown = [axes for axes in best.figure.axes if axes.get_visible()]
+    titles = [text for axes in shown for text in axes.findobj(Text) if text.get_text().startswith("method_of")]
+    extents = [title.get_window_extent() for title in titles]
+    assert len(extents) == 8
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(extents, 2))
+    assert all(extent.x1 <= best.figure.bbox.x1 for extent in extents)
 
     sweep(tmp_path / "many", *({"model.density": 0.01 * (1 + number)} for number in range(15)), seeds=[0])
     with style():

@@ -27,7 +27,7 @@ LONGEST = 80  # letters of an arm in a figure
 Curves = Mapping[str, pd.DataFrame]  # of each arm: the metrics of its runs, with columns `epoch` and `run`
 
 
-def look(number: int) -> tuple[str, Any]:
+def colour_and_dash(number: int) -> tuple[str, Any]:
     """The colour and the dash of a line; no two of the first 49 share both."""
     return COLOURS[number % len(COLOURS)], STYLES[(number + number // len(COLOURS)) % len(STYLES)]
 
@@ -96,26 +96,30 @@ def _lines(lines: Mapping[str, pd.DataFrame]) -> tuple[Figure, Axes]:
     """Lines of `mean`, with bands from `low` to `high`, in one panel."""
     figure = Figure(figsize=(WIDTH, 2.8))
     axes = figure.subplots()
-    for (name, shown), colour in zip(lines.items(), COLOURS, strict=False):
-        axes.plot(shown.index, shown["mean"], color=colour, marker="o", markersize=3, label=_broken(name, 50))
+    for number, (name, shown) in enumerate(lines.items()):
+        colour, dash = colour_and_dash(number)
+        style = {"color": colour, "linestyle": dash, "marker": "o", "markersize": 3}
+        axes.plot(shown.index, shown["mean"], label=_broken(name, 50), **style)
         axes.fill_between(shown.index, shown["low"], shown["high"], color=colour, alpha=0.12, linewidth=0)
     return figure, axes
 
 
-def _panels(lines: Mapping[str, pd.DataFrame], columns: int = 3) -> tuple[Figure, Axes]:
+def _panels(lines: Mapping[str, pd.DataFrame]) -> tuple[Figure, Axes]:
     """As :func:`_lines`, a panel for each line; the others are grey. The axes of the first stand for all."""
-    count = -(-len(lines) // columns)
-    figure = Figure(figsize=(WIDTH, 0.5 + 1.2 * count))
+    columns = 3 if max(map(len, lines)) <= 2 * 18 else 2
+    count = -(-len(lines) // columns)  # at least two
+    titles = [_broken(name, {3: 18, 2: 25}[columns]) for name in lines]
+    figure = Figure(figsize=(WIDTH, 0.5 + count * (1.0 + 0.16 * max(1 + title.count("\n") for title in titles))))
     grid = figure.subplots(count, columns, sharex=True, sharey=True)
-    for axes, (name, shown) in zip(grid.ravel(), lines.items(), strict=False):
+    for axes, title, shown in zip(grid.ravel(), titles, lines.values(), strict=False):
         for other in lines.values():
             axes.plot(other.index, other["mean"], color="#999999", linewidth=0.5)
         axes.plot(shown.index, shown["mean"], color=COLOURS[0], marker="o", markersize=2.5)
         axes.fill_between(shown.index, shown["low"], shown["high"], color=COLOURS[0], alpha=0.25, linewidth=0)
-        axes.set_title(_broken(name, 18))
+        axes.set_title(title, fontsize=8)
     for axes in grid.ravel()[len(lines) :]:
         axes.set_visible(False)
-    for axes in grid[-2, len(lines) - columns * count + columns :] if count > 1 else ():
+    for axes in grid[-2, len(lines) - columns * count + columns :]:
         axes.tick_params(labelbottom=True)  # nothing is below
     return figure, grid[0, 0]
 
@@ -165,7 +169,7 @@ def speed(findings: Findings, curves: Curves) -> Figure:
         needed = [[epochs_to(course, level, findings.horizon, mode) for course in courses] for level in levels]
         mean = np.array([np.mean([epochs for epochs, _ in runs]) for runs in needed])
         missed = np.array([not all(reached for _, reached in runs) for runs in needed])
-        colour, dash = look(number)
+        colour, dash = colour_and_dash(number)
         axes.plot(shown.scale * levels, mean, color=colour, linestyle=dash, label=_broken(arm, 50))
         axes.plot(shown.scale * levels[missed], mean[missed], "o", color=colour, markersize=4, markerfacecolor="white")
     axes.axvline(shown.scale * findings.threshold, color="#444444", linewidth=1.6, linestyle=":")
@@ -282,7 +286,7 @@ def _line(axes: Axes, rows: pd.DataFrame, name: str, scale: float, number: int, 
         return pd.Series(dtype=float)
     wide = scale * rows.pivot(index="epoch", columns="run", values=name).dropna(how="all")
     mean, spread = wide.mean(axis=1), wide.std(axis=1).fillna(0.0)
-    colour, dash = look(number)
+    colour, dash = colour_and_dash(number)
     axes.plot(
         mean.index, mean, color=colour, linestyle=dash, marker="o" if len(mean) == 1 else "", label=_broken(label, 50)
     )
