@@ -1,5 +1,7 @@
 """A model, a data module, a method and a callback of somebody else, for a study that knows none of them."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
@@ -47,6 +49,14 @@ class GrowTheLonely(PruneRegrow):
 
     def growth_scores(self, layer: LayerView) -> Tensor:
         return -layer.kept.sum(1, keepdim=True).expand_as(layer.mask)
+
+
+class WithOptions(PruneRegrow):
+    """Takes the arguments of the class above, with a default of its own."""
+
+    def __init__(self, twice: bool = False, **options: Any) -> None:
+        super().__init__(**{"growth": "random", **options})
+        self.twice = twice
 
 
 class Counts(Callback):

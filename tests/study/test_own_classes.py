@@ -13,7 +13,7 @@ import torch
 from common import ROOT, SHORT, script
 from omegaconf import OmegaConf
 
-from sparse_lightning.study.train.build import arguments
+from sparse_lightning.study.train.build import arguments, defaults_of
 
 pytestmark = pytest.mark.slow
 SETTINGS = ["trainer.max_epochs=2", "report.metric=val_mse", "report.mode=min", "logger=csv"]
@@ -59,6 +59,8 @@ def test_each_run_has_a_record_by_its_own_metric(study: tuple[Path, subprocess.C
             pd.read_csv(folder / name / "metrics.csv"),
         )
         assert result["val_mse_min"] == rows["val_mse"].min()
+        assert result["defaults"]["model.rate"] == 0.1
+        assert "model.width" not in result["defaults"]  # which is given
         assert result["val_mse_last"] == rows["val_mse"].iloc[-1]
         assert rows["epochs_counted"].tolist() == [1, 2]
         assert {"train_mse", "topology/density/all", "topology/dead/net.0"} <= set(rows)
@@ -94,7 +96,7 @@ def test_each_sparsity_can_be_built(path: Path) -> None:
         defaults = instantiate({"_target_": config._target_, "exclude": [], "seed": 3})
         if not config._target_.endswith(".PruneRegrow"):
             assert repr(built) == repr(defaults)
-        assert set(config) - {"_target_", "_convert_"} == set(arguments(type(built)))
+        assert set(config) - {"_target_", "_convert_"} == set(arguments(type(built))[0])
 
 
 def test_arguments_follow_options_to_the_class_above() -> None:
@@ -107,8 +109,17 @@ def test_arguments_follow_options_to_the_class_above() -> None:
     class Closed(Above):
         def __init__(self, zero: int = 0) -> None: ...
 
-    assert list(arguments(Below)) == ["zero", "one", "two"]
-    assert list(arguments(Closed)) == ["zero"]
+    assert arguments(Below) == (["zero", "one", "two"], False)
+    assert arguments(Closed) == (["zero"], False)
+    assert arguments(dict) == ([], True)
+
+
+def test_defaults_are_those_of_the_constructor_itself() -> None:
+    left = defaults_of({"sparsity": {"_target_": "strangers.WithOptions", "density": 0.2}})
+    assert left == {"sparsity.twice": False}  # what the options stand for is not known
+    assert defaults_of({"data": {"_target_": "strangers.Noise"}}) == {"data.size": 64}
+    assert defaults_of({"model": {"_target_": "strangers.Regression", "_args_": [8]}}) == {}
+    assert defaults_of({"model": {"_target_": "no.such.Class"}, "data": {"_target_": "builtins.dict"}}) == {}
 
 
 def test_the_example_of_an_own_study_runs_by_its_command(tmp_path: Path) -> None:

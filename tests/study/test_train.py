@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sparse_lightning import __version__
 from sparse_lightning.study.cli import _in_the_case_of_files
+from sparse_lightning.study.train.training import _quiet
 
 
 def refusal(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -41,6 +43,13 @@ def metrics(folder: Path) -> pd.DataFrame:
 def epochs_done(folder: Path) -> int:
     path = folder / "metrics.csv"
     return pd.read_csv(path).get("train_loss", pd.Series(dtype=float)).notna().sum() if path.exists() else 0
+
+
+def test_a_warning_is_one_line_that_begins_with_its_run() -> None:
+    before = warnings.formatwarning
+    with _quiet("seed=1: "):
+        assert warnings.formatwarning("Mind.", UserWarning, "a.py", 1) == "seed=1: Warning: Mind.\n"
+    assert warnings.formatwarning is before
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ import platform
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +40,13 @@ from sparse_lightning.study.train.recorders import Progress, Recorder, WholeChec
 from sparse_lightning.study.train.resume import SETTINGS, clear, is_first, last_checkpoint, refuse_other, settings_of
 from sparse_lightning.study.train.tensorboard import Board
 
+_UNSEEN = (  # warnings, as regular expressions
+    r".*isinstance\(treespec, LeafSpec\).*is deprecated",
+    r"The number of training batches .* is smaller than the logging interval",
+    r"torch\.distributed\.nn\.functional\.all_gather is deprecated",
+    r".*Checkpoint directory .* exists and is not empty",
+)
+
 
 def train(job: Job) -> None:
     """Do what is left to do of a run.
@@ -47,7 +55,11 @@ def train(job: Job) -> None:
         OtherRunError: The folder holds another run.
         Exception: Whatever training raises.
     """
-    _quieten("" if job.alone else f"{job.folder.name}: ")
+    with _quiet("" if job.alone else f"{job.folder.name}: "):
+        _train(job)
+
+
+def _train(job: Job) -> None:
     cfg, folder, first = _config(job), job.folder, is_first()
     if cfg.force and first:
         clear(folder)
@@ -105,7 +117,8 @@ def _config(job: Job) -> DictConfig:
 
 def _fit(job: Job, cfg: DictConfig, data: Any, code: Mapping[str, str]) -> dict[str, Any]:
     """Train what is left, and write the result, with a hash of the code of one's own classes."""
-    folder, settings, metric, mode = job.folder, settings_of(_plain(cfg)), cfg.report.metric, cfg.report.mode
+    folder, plain, metric, mode = job.folder, _plain(cfg), cfg.report.metric, cfg.report.mode
+    settings = settings_of(plain)
     path, checkpoint, refused = last_checkpoint(folder, settings)
     trained = checkpoint["epoch"] + 1 if path else 0
     for text in refused if is_first() else ():
@@ -160,9 +173,9 @@ def _fit(job: Job, cfg: DictConfig, data: Any, code: Mapping[str, str]) -> dict[
     diverged = divergence(rows.values(), metric) or None
     first = list(rows)[last_density_change([row.get(DENSITY) for row in rows.values()])]
     reached = {epoch: value for epoch, value in values.items() if epoch >= first} or values
-    facts = {"diverged": diverged, "code": code, **_facts(job)}
-    facts["defaults"] = defaults_of({group: _plain(cfg)[group] for group in ("model", "data", "sparsity")})
-    result = result_from(reached, metric, mode, **facts | {"epochs": len(rows)})
+    defaults = defaults_of({group: plain[group] for group in ("model", "data", "sparsity")})
+    facts = {"diverged": diverged, "code": code, **_facts(job), "defaults": defaults, "epochs": len(rows)}
+    result = result_from(reached, metric, mode, **facts)
     if board:
         names = (f"{metric}_{mode}", f"{metric}_{mode}_epoch", f"{metric}_last", "epochs")
         board.log_result(_shown(cfg) | dict(job.choices), {name: result[name] for name in names}, job.swept)
@@ -183,7 +196,8 @@ def _shown(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def _quieten(run: str) -> None:
+@contextmanager
+def _quiet(run: str) -> Iterator[None]:
     """Leave out Lightning's remarks at every start, and a warning about its own code; warnings are one line each.
 
     Args:
@@ -191,11 +205,15 @@ def _quieten(run: str) -> None:
     """
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*is deprecated")
-    warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
-    warnings.filterwarnings("ignore", message=r"torch\.distributed\.nn\.functional\.all_gather is deprecated")
-    warnings.filterwarnings("ignore", message=r".*Checkpoint directory .* exists and is not empty")
-    warnings.formatwarning = lambda message, *_, **__: f"{run}Warning: {message}\n"
+    shown = warnings.formatwarning
+    with warnings.catch_warnings():
+        for message in _UNSEEN:
+            warnings.filterwarnings("ignore", message=message)
+        warnings.formatwarning = lambda message, *_, **__: f"{run}Warning: {message}\n"
+        try:
+            yield
+        finally:
+            warnings.formatwarning = shown
 
 
 def _facts(job: Job) -> dict[str, Any]:
