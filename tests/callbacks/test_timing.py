@@ -71,21 +71,27 @@ def test_progress_runs_from_start_to_stop():
     [
         ({}, 2, ""),
         ({}, None, ""),
-        ({}, 1, "the first rewiring is due at epoch 1, and the training ends after 1; train longer, or"),
+        ({}, 1, "the first rewiring is due at epoch 1, and the training ends after 1; train longer"),
         ({"every_n_epochs": 5}, 5, "the first rewiring is due at epoch 5, and the training ends after 5"),
         (
             {"every_n_steps": 100, "stop": 0.75},
             12,
-            "is due at step 100, and stop=0.75 allows the last at 9; train longer, set a later stop, or lower start or "
+            "is due at step 100, and stop=0.75 allows the last at 9; train longer, set a later stop or lower "
             "every_n_steps",
         ),
         (
             {"every_n_steps": 10, "stop": 0.75},
             12,
-            "is due at step 10, and stop=0.75 allows the last at 9; set a later stop, or lower start or every_n_steps",
+            "is due at step 10, and stop=0.75 allows the last at 9; train longer, set a later stop or lower "
+            "every_n_steps",
         ),
-        ({"start": 7}, 5, "is due at epoch 7, and the training ends after 5"),
+        ({"start": 7}, 5, "is due at epoch 7, and the training ends after 5; train longer or lower start"),
         ({"every_n_epochs": 2, "start": 3}, 5, ""),
+        (
+            {"every_n_epochs": 4, "stop": 3},
+            9,
+            "due at epoch 4, and stop=3 allows the last at 3; set a later stop or lower",
+        ),
         ({"every_n_epochs": 2, "start": 5}, 6, "is due at epoch 6, and the training ends after 6"),
     ],
 )

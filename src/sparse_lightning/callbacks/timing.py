@@ -105,13 +105,20 @@ class Timing:
         last = self.last(end)
         if end is None or (first < end and (last is None or first <= last)):
             return ""
-        period = "every_n_steps" if self.by_steps else "every_n_epochs"
-        reason, remedy = f"the training ends after {math.ceil(end)}", "train longer"
-        if last is not None and last < first < end:
-            reason, remedy = f"stop={self.stop} allows the last at {math.floor(last)}", "set a later stop"
-        elif last is not None and last < end:
-            reason, remedy = f"stop={self.stop} allows the last at {math.floor(last)}", "train longer, set a later stop"
-        return f"the first rewiring is due at {self.unit} {first}, and {reason}; {remedy}, or lower start or {period}"
+        reason, stopped = f"the training ends after {math.ceil(end)}", False
+        if last is not None and last < end:
+            reason, stopped = f"stop={self.stop} allows the last at {math.floor(last)}", True
+        remedies = {
+            "train longer": not (stopped and is_integer(self.stop)) or end <= first,
+            "set a later stop": stopped,
+            "lower start": self.start > 0,
+            f"lower every_n_{self.unit}s": self.period > 1,
+        }
+        *others, final = [remedy for remedy, helps in remedies.items() if helps]
+        return (
+            f"the first rewiring is due at {self.unit} {first}, and {reason}; "
+            f"{', '.join(others)}{' or ' * bool(others)}{final}"
+        )
 
     def needs_end(self) -> bool:
         """Return whether a training without a known end leaves it open when to rewire, or how much."""
