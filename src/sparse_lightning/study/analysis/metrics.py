@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sparse_lightning.study.analysis.runs import at_last_density
-from sparse_lightning.study.train.record import read_degrees
+from sparse_lightning.study.train.record import is_share, read_degrees
 
 EARLY = 5  # the epoch of the early measures, after five rewirings
 Mode = Literal["max", "min"]
@@ -72,7 +72,7 @@ class Metric:
 
 
 def describe(name: str) -> Metric:
-    """A logged metric under its own name; whatever has ``acc`` in its name is a share and shown in percent.
+    """A logged metric under its own name, shares in percent.
 
     >>> describe("val_acc").unit, describe("val_loss").unit, describe("topology/jaccard/all").title
     ('%', '', 'overlap of successive masks')
@@ -81,7 +81,7 @@ def describe(name: str) -> Metric:
         what = name.split("/")[1]
         title, unit, _ = TOPOLOGY.get(what, (name, "", ""))
         return Metric(name, title, unit, 1 if unit else 3)
-    return Metric(name, name, "%", 3) if "acc" in name else Metric(name, name)
+    return Metric(name, name, "%", 3) if is_share(name) else Metric(name, name)
 
 
 def main_metrics(metric: str, mode: Mode, threshold: float) -> tuple[Metric, ...]:

@@ -240,16 +240,32 @@ def result_of(folder: Path) -> dict[str, Any]:
     return found if known and all(_best_keys(found)) else {}
 
 
-def summary_of(result: Mapping[str, Any], epochs: int | None = None) -> str:
+def summary_of(result: Mapping[str, Any]) -> str:
     """A result in words.
 
     >>> summary_of({"epochs": 3, "val_acc_max": 0.97, "val_acc_max_epoch": 1, "val_acc_last": 0.96})
-    'best val_acc 0.9700 after 2 of 3 epochs, last 0.9600'
+    'best val_acc 97.00% after 2 of 3 epochs, last 96.00%'
     """
     metric, mode = _best_keys(result)
-    best, last, epoch = result[f"{metric}_{mode}"], result[f"{metric}_last"], result[f"{metric}_{mode}_epoch"] + 1
+    best, last = (in_unit(metric, result[f"{metric}_{what}"]) for what in (mode, "last"))
+    epoch = result[f"{metric}_{mode}_epoch"] + 1
     diverged = f"; diverged: {result['diverged']}" if result.get("diverged") else ""
-    return f"best {metric} {best:.4f} after {epoch} of {result['epochs']} epochs, last {last:.4f}{diverged}"
+    epochs = f"{result['epochs']} epoch{'s' * (result['epochs'] != 1)}"
+    return f"best {metric} {best} after {epoch} of {epochs}, last {last}{diverged}"
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share, which is shown in percent: whatever has ``acc`` in its name."""
+    return "acc" in metric
+
+
+def in_unit(metric: str, value: float) -> str:
+    """A value of a metric as it is shown while training.
+
+    >>> in_unit("val_acc", 0.98129), in_unit("val_loss", 0.98129)
+    ('98.13%', '0.9813')
+    """
+    return f"{value:.2%}" if is_share(metric) else f"{value:.4f}"
 
 
 def _best_keys(result: Mapping[str, Any]) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from sparse_lightning.study.train.record import (
     PREVIOUS,
     RESULT,
     MetricsCSV,
+    in_unit,
     write,
 )
 from sparse_lightning.study.train.resume import SETTINGS
@@ -184,10 +185,10 @@ class Progress(Checkpoint):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if self._bar is not None:
             if self.metric in metrics:
-                self._bar.set_postfix_str(f"{self.metric} {metrics[self.metric]:.4f}", refresh=False)
+                self._bar.set_postfix_str(f"{self.metric} {in_unit(self.metric, metrics[self.metric])}", refresh=False)
         elif trainer.is_global_zero:
             names = dict.fromkeys(("train_loss", "train_acc", "val_loss", "val_acc", self.metric))
-            values = "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
+            values = "  ".join(f"{name} {in_unit(name, metrics[name])}" for name in names if name in metrics)
             print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}:  {values}", flush=True)
 
     def on_train_end(self, *args: Any) -> None:

@@ -127,7 +127,8 @@ def _announce(job: Job) -> None:
     sparsity = cfg.sparsity.get("_target_")
     names[0] += f" with {sparsity.rpartition('.')[2]}" if sparsity else ""
     epochs = cfg.trainer.get("max_epochs")
-    print(f"{names[0]} on {names[1]}, seed {cfg.seed}, {epochs} epochs, in {job.folder}", flush=True)
+    length = f"{epochs} epoch{'s' * (epochs != 1)}"
+    print(f"{names[0]} on {names[1]}, seed {cfg.seed}, {length}, in {job.folder}", flush=True)
 
 
 def _is_integer(value: Any, least: int) -> bool:
