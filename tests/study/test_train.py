@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sparse_lightning import __version__
 from sparse_lightning.study.cli import _in_the_case_of_files
+from sparse_lightning.study.train.record import sentence
 from sparse_lightning.study.train.training import _quiet
 
 
@@ -50,6 +51,19 @@ def test_a_warning_is_one_line_that_begins_with_its_run() -> None:
     with _quiet("seed=1: "):
         assert warnings.formatwarning("Mind.", UserWarning, "a.py", 1) == "seed=1: Warning: Mind.\n"
     assert warnings.formatwarning is before
+
+
+def test_an_error_in_code_of_ones_own_is_said_with_its_line() -> None:
+    with pytest.raises(KeyError) as raised:
+        _ = {}["width"]
+    line = raised.traceback[-1].lineno + 1
+    said = f"KeyError: 'width' (test_train.py, line {line}, in {raised.traceback[-1].name})"
+    assert sentence(raised.value) == said
+    with pytest.raises(TypeError) as raised:
+        torch.nn.Linear(3)
+    assert "in test_an_error_in_code" in sentence(raised.value)
+    assert sentence(ValueError("Expected more")) == "Expected more"
+    assert sentence(KeyError("width")) == "KeyError: 'width'"
 
 
 @pytest.mark.slow

@@ -371,3 +371,21 @@ def test_a_factor_of_three_numbers_has_a_figure_and_many_arms_have_no_other(tmp_
 def test_two_numbers_or_a_word_are_no_numeric_factor(tmp_path: Path) -> None:
     sweep(tmp_path, *({"model.density": each} for each in (0.1, 0.2)), {"model.density": "much"}, seeds=[0])
     assert numeric_factor(analyse([tmp_path]).design) is None
+
+
+def test_arms_with_the_same_metrics_are_named(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for width in (1, 2):
+            make_run(tmp_path, course(0.9, seed), seed, {"model.width": width})
+        make_run(tmp_path, course(0.9, seed + 2), seed, {"model.width": 3})
+    warned = " ".join(analyse([tmp_path]).warnings)
+    assert warned == "The same val_acc in every epoch, as if the settings had no effect: width=2 and width=1."
+
+
+def test_the_defaults_of_different_classes_are_settings_that_differ(tmp_path: Path) -> None:
+    for name, power in (("SET", 1.0), ("Mine", 2.0)):
+        defaults = {"sparsity.power": power, "sparsity.same": 3}
+        make_run(tmp_path, course(0.9, 0), 0, {"sparsity._target_": f"mine.{name}"}, defaults=defaults)
+    design, _, _ = arrange(load_runs(tmp_path))
+    assert set(design.arms) == {"sparsity=SET", "sparsity=Mine"}
+    assert design.moved == {"power": "power: 2 in Mine; 1 in SET."}

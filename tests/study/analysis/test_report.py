@@ -176,7 +176,7 @@ def test_dead_connections_are_shown_by_arm_and_layer_and_warned_of_by_name(tmp_p
     for seed in range(2):
         for density, dead in ((0.1, 0), (0.2, 60)):
             counts = {f"topology/dead/{layer}": [0, dead + seed, dead // 2] for layer in (LAYERS[1], "all")}
-            make_run(tmp_path, [0.9] * 3, seed, {"model.density": density}, more=counts)
+            make_run(tmp_path, [1 - density] * 3, seed, {"model.density": density}, more=counts)
     findings = analyse([tmp_path])
     table = dead_connections(findings).set_index(["arm", "layer"]).loc["density=0.2", LAYERS[1]]
     assert (table["count"], table["epoch"]) == (30, 1)

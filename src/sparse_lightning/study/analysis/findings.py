@@ -139,7 +139,7 @@ def analyse(
     return replace(
         found,
         conclusions=_conclusions(found, known),
-        warnings=[*_diverged(frame), *_dead(found)],
+        warnings=[*_diverged(frame), *_without_effect(found), *_dead(found)],
         notes=[
             *notes,
             *design.notes(),
@@ -195,6 +195,26 @@ def _diverged(frame: pd.DataFrame) -> list[str]:
     runs = frame[frame["status"] == "diverged"]
     named = "; ".join(f"{run['run']} ({run['error']})" for _, run in runs.iterrows())
     return [f"{len(runs)} of {len(frame)} runs diverged and are not counted: {named}."] if named else []
+
+
+def _without_effect(found: Findings) -> list[str]:
+    """Which arms have the metric of their reference in every epoch of every pair."""
+    of_arm = {arm: found.runs["arm"] == arm for arm in found.design.arms}
+    values = pd.Series([curve[found.metric].tolist() for curve in found.curves])
+    same = []
+    for compared in found.comparisons:
+        ours, theirs = (
+            dict(zip(found.runs.loc[of_arm[arm], "pair"], values[of_arm[arm]], strict=True))
+            for arm in (compared.arm, compared.reference)
+        )
+        shared = ours.keys() & theirs.keys()
+        if shared and all(ours[pair] == theirs[pair] for pair in shared):
+            same.append(f"{compared.arm} and {compared.reference}")
+    return (
+        [f"The same {found.metric} in every epoch, as if the settings had no effect: {'; '.join(same)}."]
+        if same
+        else []
+    )
 
 
 def _dead(found: Findings) -> list[str]:

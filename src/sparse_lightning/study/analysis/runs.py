@@ -118,12 +118,16 @@ def origin(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def _with_defaults(configs: Sequence[dict[str, Any]], defaults: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The settings of each run, with the default of every argument that it leaves out and another run gives.
+    """The settings of each run, with the default of every argument that it leaves out and that may set runs apart.
 
-    A run that notes no defaults, as those of older versions do not, has those of other runs with the same class.
+    These are the arguments that another run gives, and those of a class in whose place other runs have another. A run
+    that notes no defaults, as those of older versions do not, has those of other runs with the same class.
     """
     given = [dict(flat(config)) for config in configs]
     named = {name for settings in given for name in settings}
+    for name in {name for left in defaults for name in left}:
+        classes = {settings[_class_around(name)] for settings in given if _class_around(name) in settings}
+        named |= {name} if len(classes) > 1 else set()
     noted = {
         (name, settings[_class_around(name)]): value
         for settings, left in zip(given, defaults, strict=True)

@@ -13,6 +13,8 @@ import math
 import os
 import shlex
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -299,6 +301,17 @@ def sentence(error: BaseException) -> str:
         return f"Expected to be able to use {error.filename or 'the disk'}, got: {error.strerror}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     words = " ".join(lines[:2])
-    return (
-        words if words and isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {words}".rstrip(": ")
+    if words and isinstance(error, ValueError | OSError):
+        return words
+    return f"{type(error).__name__}: {words}".rstrip(": ") + _place_of(error)
+
+
+def _place_of(error: BaseException) -> str:
+    """Where in code of one's own an error was raised: the last line that is of no installed package."""
+    installed = (
+        str(Path(__file__).parents[2]),
+        *(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")),
     )
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith((*installed, "<"))]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno}, in {own[-1].name})" if own else ""
