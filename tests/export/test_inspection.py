@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
@@ -186,3 +187,14 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 
 def test_a_table_has_its_columns_one_below_the_other():
     assert table([("a", "empty", "long one"), ("value", "", "1")]) == "a      long one\nvalue  1"
+
+
+def test_a_module_without_a_forward_has_no_costs():
+    class Bare(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+    with pytest.raises(ValueError, match="Expected a module with a forward for its costs, got Bare without; the part"):
+        sparsity_report(Bare(), example=torch.ones(1, 4))
+    assert "operations of a sample" in sparsity_report(Bare().layer, example=torch.ones(1, 4))

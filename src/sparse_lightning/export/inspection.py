@@ -72,7 +72,7 @@ def sparsity_report(
         A line for each parameter of two or more dimensions, and one for all of them; with `example`, tables of costs.
 
     Raises:
-        ValueError: An example is given without a module, or latency without an example.
+        ValueError: An example is given without a module, or latency without an example; the module has no forward.
 
     >>> print(sparsity_report({"fc.weight": torch.tensor([[0.5, 0.0], [0.0, 0.0]])}))
     parameter  shape  active  of  density  dead
