@@ -53,12 +53,12 @@ def test_a_warning_is_one_line_that_begins_with_its_run() -> None:
     assert warnings.formatwarning is before
 
 
-def test_an_error_in_code_of_ones_own_is_said_with_its_line() -> None:
+def test_an_error_in_code_of_ones_own_is_shown_with_its_line() -> None:
     with pytest.raises(KeyError) as raised:
         _ = {}["width"]
     line = raised.traceback[-1].lineno + 1
-    said = f"KeyError: 'width' (test_train.py, line {line}, in {raised.traceback[-1].name})"
-    assert sentence(raised.value) == said
+    wanted = f"KeyError: 'width' (test_train.py, line {line}, in {raised.traceback[-1].name})"
+    assert sentence(raised.value) == wanted
     with pytest.raises(TypeError) as raised:
         torch.nn.Linear(3)
     assert "in test_an_error_in_code" in sentence(raised.value)
