@@ -58,12 +58,12 @@ def test_an_error_in_code_of_ones_own_is_shown_with_its_line() -> None:
         _ = {}["width"]
     line = raised.traceback[-1].lineno + 1
     wanted = f"KeyError: 'width' (test_train.py, line {line}, in {raised.traceback[-1].name})"
-    assert sentence(raised.value) == wanted
+    assert sentence(raised.value, located=True) == wanted
     with pytest.raises(TypeError) as raised:
         torch.nn.Linear(3)
-    assert "in test_an_error_in_code" in sentence(raised.value)
-    assert sentence(ValueError("Expected more")) == "Expected more"
-    assert sentence(KeyError("width")) == "KeyError: 'width'"
+    assert "in test_an_error_in_code" in sentence(raised.value, located=True)
+    assert sentence(ValueError("Expected more"), located=True) == "Expected more"
+    assert sentence(KeyError("width"), located=True) == "KeyError: 'width'"
 
 
 @pytest.mark.slow

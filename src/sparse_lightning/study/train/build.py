@@ -11,7 +11,8 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-_PACKAGE = Path(__file__).parents[2]
+from sparse_lightning.study.train.record import is_own
+
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -83,8 +84,7 @@ def code_of(config: Mapping[str, Any]) -> dict[str, str]:
     for key, nested in _targets(config, ""):
         with contextlib.suppress(ValueError, TypeError):  # no class, which `build` refuses; or one without a file
             path = Path(inspect.getsourcefile(target(nested, key)) or "")
-            installed = "site-packages" in path.parts or _PACKAGE in path.parents
-            if path.is_file() and not installed:
+            if is_own(path):
                 found[str(nested["_target_"])] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return found
 

@@ -252,8 +252,16 @@ def summary_of(result: Mapping[str, Any]) -> str:
     best, last = (in_unit(metric, result[f"{metric}_{what}"]) for what in (mode, "last"))
     epoch = result[f"{metric}_{mode}_epoch"] + 1
     diverged = f"; diverged: {result['diverged']}" if result.get("diverged") else ""
-    epochs = f"{result['epochs']} epoch{'s' * (result['epochs'] != 1)}"
-    return f"best {metric} {best} after {epoch} of {epochs}, last {last}{diverged}"
+    return f"best {metric} {best} after {epoch} of {in_epochs(result['epochs'])}, last {last}{diverged}"
+
+
+def in_epochs(number: Any) -> str:
+    """A number of epochs.
+
+    >>> in_epochs(1), in_epochs(30)
+    ('1 epoch', '30 epochs')
+    """
+    return f"{number} epoch{'s' * (number != 1)}"
 
 
 def is_share(metric: str) -> bool:
@@ -293,8 +301,13 @@ def divergence(rows: Iterable[Mapping[str, str]], metric: str) -> str:
     return ""
 
 
-def sentence(error: BaseException) -> str:
-    """An error in one or two sentences, without a traceback."""
+def sentence(error: BaseException, located: bool = False) -> str:
+    """An error in one or two sentences, without a traceback.
+
+    Args:
+        error: The error.
+        located: Whether to add the line of the user's code that raised it, where no sentence was written for it.
+    """
     while type(error).__name__ == "InstantiationException" and error.__cause__:
         error = error.__cause__  # Hydra wraps the errors of constructors
     if isinstance(error, OSError) and error.errno:
@@ -303,15 +316,16 @@ def sentence(error: BaseException) -> str:
     words = " ".join(lines[:2])
     if words and isinstance(error, ValueError | OSError):
         return words
-    return f"{type(error).__name__}: {words}".rstrip(": ") + _place_of(error)
+    return f"{type(error).__name__}: {words}".rstrip(": ") + (_place_of(error) if located else "")
 
 
 def _place_of(error: BaseException) -> str:
     """Where in code of one's own an error was raised: the last line that is of no installed package."""
-    installed = (
-        str(Path(__file__).parents[2]),
-        *(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")),
-    )
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith((*installed, "<"))]
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if is_own(Path(frame.filename))]
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno}, in {own[-1].name})" if own else ""
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is code of the user: neither of Python nor of an installed package, this one among them."""
+    installed = {Path(__file__).parents[2], Path(sysconfig.get_path("stdlib"))}.intersection(path.parents)
+    return path.is_file() and not installed and not {"site-packages", "dist-packages"}.intersection(path.parts)

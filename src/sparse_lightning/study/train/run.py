@@ -12,7 +12,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from sparse_lightning.study.train.record import ERROR, Job, command_of, command_of_sweep, result_of, sentence, write
+from sparse_lightning.study.train.record import (
+    ERROR,
+    Job,
+    command_of,
+    command_of_sweep,
+    in_epochs,
+    result_of,
+    sentence,
+    write,
+)
 from sparse_lightning.study.train.resume import OtherRunError, RunLockedError, is_first, locked
 
 GROUPS = ("model", "data", "sparsity", "callbacks", "trainer", "logger", "report")
@@ -97,8 +106,8 @@ def attempt(job: Job) -> None:
         if not job.alone and isinstance(error, OtherRunError):
             print(f"{job.folder.name}: {failed}", file=sys.stderr)
     except Exception as error:
-        failed = sentence(error)
-        noted = note_failure(job.folder, failed, traceback.format_exc())
+        noted = note_failure(job.folder, sentence(error), traceback.format_exc())
+        failed = sentence(error, located=True)
         failed += f"\nThe traceback is in {job.folder / ERROR}" if noted else ""
     if job.alone and failed:
         sys.exit(f"Error: {failed}")
@@ -126,8 +135,7 @@ def _announce(job: Job) -> None:
     names = [str(cfg[group].get("_target_")).rpartition(".")[2] for group in ("model", "data")]
     sparsity = cfg.sparsity.get("_target_")
     names[0] += f" with {sparsity.rpartition('.')[2]}" if sparsity else ""
-    epochs = cfg.trainer.get("max_epochs")
-    length = f"{epochs} epoch{'s' * (epochs != 1)}"
+    length = in_epochs(cfg.trainer.get("max_epochs"))
     print(f"{names[0]} on {names[1]}, seed {cfg.seed}, {length}, in {job.folder}", flush=True)
 
 
