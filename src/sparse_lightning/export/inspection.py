@@ -81,6 +81,11 @@ def sparsity_report(
     """
     if (example is not None and not isinstance(model, nn.Module)) or (latency and example is None):
         raise ValueError("Expected a module and an example of its input for its costs, got one without the other")
+    if isinstance(model, nn.Module) and example is not None and _lacks_forward(model):
+        raise ValueError(
+            f"Expected a module with a forward for its costs, got {type(model).__name__} without; the part of it that "
+            "has one will do"
+        )
     if isinstance(model, nn.Module):
         layers = {name: layer.weight.detach() for name, layer in sparse_layers(model).items()}
         found: Mapping[str, Tensor] = named_weights(model) | layers
@@ -102,6 +107,11 @@ def sparsity_report(
     rows.append(("all", "", *shares(*totals[:2]), f"{totals[2]:,}"))
     costs = [] if example is None or not isinstance(model, nn.Module) else _costs(model, known, example, latency)
     return "\n\n".join([table(rows), *costs])
+
+
+def _lacks_forward(model: nn.Module) -> bool:
+    """Whether a module has no forward but what PyTorch and Lightning have in its place."""
+    return getattr(model.forward, "__qualname__", "") in ("_forward_unimplemented", "LightningModule.forward")
 
 
 def _costs(model: nn.Module, known: Mapping[str, Tensor], example: Tensor, latency: bool) -> list[str]:

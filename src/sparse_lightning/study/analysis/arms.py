@@ -7,14 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from sparse_lightning.study.analysis.runs import CHOICE, COURSE, FACTS, label
+from sparse_lightning.study.analysis.runs import CHOICE, CLASS, COURSE, FACTS, label
 from sparse_lightning.study.train.record import DATA, INCIDENTAL
 
 # Settings that may differ between runs of one arm: where a run is, and how it is run and watched.
 _INCIDENTAL = (*INCIDENTAL, "ckpt_path", "threads", "experiment_name", "enable_progress_bar", "default_root_dir")
 # Levels that others are naturally compared with, the first of them that a study has, in whatever case and folder.
 _FIRST = ("false", "static", "staticsparse", "random", "randomregrow", "null", "none", "dense", "set")
-_ALONE, _CLASS = "all runs", "._target_"
+_ALONE = "all runs"
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ def _objects(labels: pd.DataFrame) -> pd.DataFrame:
 
     There it takes the place of its arguments; elsewhere its class and its arguments stand alone.
     """
-    for name in [name for name in map(str, labels) if name.endswith(_CLASS) and name.count(".") > 1]:
-        parent = name.removesuffix(_CLASS)
+    for name in [name for name in map(str, labels) if name.endswith(CLASS) and name.count(".") > 1]:
+        parent = name.removesuffix(CLASS)
         whole = parent if parent in labels else parent.rpartition(".")[2]
         objects = labels.loc[labels[name] != "null"]
         if labels[name].nunique() > 1 and (objects.groupby(name)[whole].nunique() > 1).any():
@@ -173,7 +173,7 @@ def _files(labels: pd.DataFrame) -> pd.DataFrame:
     A file that stands for several classes, because a run was given another, stands for none.
     """
     for name in [name for name in map(str, labels) if name.startswith(CHOICE)]:
-        chosen, kind = labels[name], name.removeprefix(CHOICE) + _CLASS
+        chosen, kind = labels[name], name.removeprefix(CHOICE) + CLASS
         known = kind in labels and "null" not in set(chosen) and chosen.nunique() > 1
         clear = known and (labels.groupby(name)[kind].nunique() == 1).all()
         labels = labels.drop(columns=kind if clear else name)
@@ -182,7 +182,7 @@ def _files(labels: pd.DataFrame) -> pd.DataFrame:
 
 def _decides(name: str) -> bool:
     """Whether a setting is a class or a file, which brings others with it."""
-    return name.endswith(_CLASS) or name.startswith(CHOICE)
+    return name.endswith(CLASS) or name.startswith(CHOICE)
 
 
 def _follow(labels: pd.DataFrame, name: str, others: Sequence[str]) -> bool:
@@ -230,7 +230,7 @@ def _titles(factors: Sequence[str]) -> dict[str, str]:
 
 def _group(name: str) -> str:
     """A setting, or of a class or a file what it stands for."""
-    return name.removeprefix(CHOICE).removesuffix(_CLASS)
+    return name.removeprefix(CHOICE).removesuffix(CLASS)
 
 
 def _moved(labels: pd.DataFrame, name: str, groups: Sequence[str]) -> str:
@@ -245,7 +245,7 @@ def _moved(labels: pd.DataFrame, name: str, groups: Sequence[str]) -> str:
 def _short(name: str, levels: "pd.Series[Any]") -> list[str]:
     """The levels of a setting; classes by their last names, where those differ, and none where there is no class."""
     short = {level: "none" if level == "null" else level.rpartition(".")[2] for level in levels.unique()}
-    if not name.endswith(_CLASS) or len({*short.values()}) < len(short):
+    if not name.endswith(CLASS) or len({*short.values()}) < len(short):
         return levels.tolist()
     return [short[level] for level in levels]
 

@@ -199,22 +199,16 @@ def _diverged(frame: pd.DataFrame) -> list[str]:
 
 def _without_effect(found: Findings) -> list[str]:
     """Which arms have the metric of their reference in every epoch of every pair."""
-    of_arm = {arm: found.runs["arm"] == arm for arm in found.design.arms}
-    values = pd.Series([curve[found.metric].tolist() for curve in found.curves])
+    runs = zip(found.runs["arm"], found.runs["pair"], found.curves, strict=True)
+    courses = {(arm, pair): curve[found.metric].tolist() for arm, pair, curve in runs}
     same = []
     for compared in found.comparisons:
-        ours, theirs = (
-            dict(zip(found.runs.loc[of_arm[arm], "pair"], values[of_arm[arm]], strict=True))
-            for arm in (compared.arm, compared.reference)
-        )
-        shared = ours.keys() & theirs.keys()
-        if shared and all(ours[pair] == theirs[pair] for pair in shared):
-            same.append(f"{compared.arm} and {compared.reference}")
-    return (
-        [f"The same {found.metric} in every epoch, as if the settings had no effect: {'; '.join(same)}."]
-        if same
-        else []
-    )
+        arm, other = compared.arm, compared.reference
+        pairs = [pair for name, pair in courses if name == arm and (other, pair) in courses]
+        if pairs and all(courses[arm, pair] == courses[other, pair] for pair in pairs):
+            same.append(f"{arm} and {other}")
+    named = "; ".join(same)
+    return [f"The same {found.metric} in every epoch, as if the settings had no effect: {named}."] if same else []
 
 
 def _dead(found: Findings) -> list[str]:

@@ -106,9 +106,9 @@ def _lines(lines: Mapping[str, pd.DataFrame]) -> tuple[Figure, Axes]:
 
 def _panels(lines: Mapping[str, pd.DataFrame]) -> tuple[Figure, Axes]:
     """As :func:`_lines`, a panel for each line; the others are grey. The axes of the first stand for all."""
-    columns = 3 if max(map(len, lines)) <= 2 * 18 else 2
+    columns, width = (3, 18) if max(map(len, lines)) <= 2 * 18 else (2, 25)  # letters
     count = -(-len(lines) // columns)  # at least two
-    titles = [_broken(name, {3: 18, 2: 25}[columns]) for name in lines]
+    titles = [_broken(name, width) for name in lines]
     figure = Figure(figsize=(WIDTH, 0.5 + count * (1.0 + 0.16 * max(1 + title.count("\n") for title in titles))))
     grid = figure.subplots(count, columns, sharex=True, sharey=True)
     for axes, title, shown in zip(grid.ravel(), titles, lines.values(), strict=False):

@@ -7,6 +7,7 @@ import json
 import math
 import operator
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from sparse_lightning.study.train.record import (
 FACTS = ("run", "folder", "status", "error", "metric", "mode", "epochs", "run_time", "mean_epoch_time")
 CHOICE = "choice."  # before the name of a group: the file of it that a run was composed of
 COURSE = ("max", "max_epoch", "min", "min_epoch", "median", "last")
+CLASS = "._target_"  # after the name of what is built, the setting that names its class
 _NOT_SETTINGS = ("logger", "report", "launcher")  # groups that say how a run is watched, not what it is
 
 
@@ -59,8 +61,8 @@ def load_runs(*folders: str | Path, metric: str | None = None, mode: str | None 
             missing = "is no such folder" if not folder.is_dir() else "is none"
             raise FileNotFoundError(f"Expected a folder with runs ({CONFIG} in each), got {folder}: there {missing}")
         configs |= {path.resolve(): path for path in found}
-    facts, read, defaults = zip(*(_read(path, metric, mode) for path in configs.values()), strict=True)
-    settings = _with_defaults(read, defaults)
+    facts, composed, defaults = zip(*(_read(path, metric, mode) for path in configs.values()), strict=True)
+    settings = _with_defaults(composed, defaults)
     if not any(settings):
         reason = f"{len(settings)} {CONFIG}, of which none can be used: {facts[0]['error']}"
         raise FileNotFoundError(f"Expected a folder with runs of this project, got {folders[0]} with {reason}")
@@ -125,14 +127,13 @@ def _with_defaults(configs: Sequence[dict[str, Any]], defaults: Sequence[Mapping
     """
     given = [dict(flat(config)) for config in configs]
     named = {name for settings in given for name in settings}
-    for name in {name for left in defaults for name in left}:
-        classes = {settings[_class_around(name)] for settings in given if _class_around(name) in settings}
-        named |= {name} if len(classes) > 1 else set()
+    kinds = {(key, str(kind)) for settings in given for key, kind in settings.items() if key.endswith(CLASS)}
+    several = {key for key, count in Counter(key for key, _ in kinds).items() if count > 1}
     noted = {
         (name, settings[_class_around(name)]): value
         for settings, left in zip(given, defaults, strict=True)
         for name, value in left.items()
-        if name in named and _class_around(name) in settings
+        if _class_around(name) in settings and (name in named or _class_around(name) in several)
     }
     for config, settings, left in zip(configs, given, defaults, strict=True):
         for (name, kind), value in noted.items():
@@ -144,13 +145,13 @@ def _with_defaults(configs: Sequence[dict[str, Any]], defaults: Sequence[Mapping
 
 def _class_around(name: str) -> str:
     """The setting that names the class which an argument belongs to."""
-    return f"{name.rpartition('.')[0]}._target_"
+    return name.rpartition(".")[0] + CLASS
 
 
 def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """What one run reached, its configuration, and the arguments that it leaves to their defaults."""
     folder = path.parent
-    settings: dict[str, Any] = {}
+    composed: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     facts: dict[str, Any] = {"run": folder.name, "folder": str(folder), "status": "unreadable", "error": None}
     rows = pd.DataFrame()
@@ -160,21 +161,21 @@ def _read(path: Path, metric: str | None, mode: str | None) -> tuple[dict[str, A
         config = _config(path)
         report = config.get("report") or {}
         wanted = metric or str(report.get("metric") or wanted)
-        settings = {key: value for key, value in config.items() if key not in _NOT_SETTINGS}
+        composed = {key: value for key, value in config.items() if key not in _NOT_SETTINGS}
         rows = load_metrics(folder)
         facts |= _status(folder, rows, wanted)
         chosen, defaults = _choices_and_defaults(folder)
-        settings[CHOICE.rstrip(".")] = chosen
+        composed[CHOICE.rstrip(".")] = chosen
     except ValueError as error:
         facts |= {"status": "unreadable", "error": str(error)}
-        settings, defaults = {}, {}
+        composed, defaults = {}, {}
     own = report.get("mode") if wanted == report.get("metric") else None
     facts |= {"metric": wanted, "mode": mode or own or ("min" if "loss" in wanted else "max")}
     for name in dict.fromkeys(("train_acc", "val_acc", wanted)):
         values = rows.set_index("epoch")[name].dropna() if name in rows else pd.Series(dtype=float)
         facts |= {f"{name}_{what}": value for what, value in _course(values, rows).items()}
     times = rows["epoch_time"] if "epoch_time" in rows else pd.Series(dtype=float)
-    return facts | {"epochs": len(rows), "run_time": times.sum(), "mean_epoch_time": times.mean()}, settings, defaults
+    return facts | {"epochs": len(rows), "run_time": times.sum(), "mean_epoch_time": times.mean()}, composed, defaults
 
 
 def _choices_and_defaults(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
