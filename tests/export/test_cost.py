@@ -26,7 +26,7 @@ def test_bytes_and_operations_by_hand():
     # A multiplication and an addition a weight: 2 x 32 + 2 x 8 dense, 2 x 4 + 2 x 8 sparse.
     assert found["inference"] == ["80", "24", "0.300"]
     assert found["training step"] == ["240", "72", "0.300"]
-    assert found["training step, RigL"] == ["240", f"{(302 * 24 + 80) / 101:.0f}", "0.302"]
+    assert found["training step, growth by gradient"] == ["240", f"{(302 * 24 + 80) / 101:.0f}", "0.302"]
 
 
 class Recurrent(nn.Module):
@@ -68,7 +68,7 @@ def test_a_sparse_weight_without_operations_is_named():
 @pytest.mark.parametrize(("model", "inputs"), [(mlp(), IMAGES), (transformer(), TOKENS), (to_csr(mlp()), IMAGES)])
 def test_a_report_has_all_costs(model, inputs):
     report = sparsity_report(model, example=inputs[:4], latency=True)
-    for word in ("of dense", "training step, RigL", "csr / dense", "CSR is"):
+    for word in ("of dense", "training step, growth by gradient", "csr / dense", "CSR is"):
         assert word in report
     assert report.startswith(sparsity_report(model))
 
@@ -87,3 +87,14 @@ def test_costs_ask_for_a_module_and_an_example():
     for model, options in ((mlp().state_dict(), {"example": IMAGES}), (mlp(), {"latency": True})):
         with pytest.raises(ValueError, match="Expected a module and an example of its input"):
             sparsity_report(model, **options)
+
+
+def test_what_csr_leaves_dense_counts_as_dense():
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8, 10))
+    for layer in (model[0], model[2]):
+        layer.weight.data.flatten()[::2].zero_()
+    lines = sparsity_report(model, example=torch.ones(1, 1, 3, 3)).splitlines()
+    bytes_ = {line.split()[0]: line.split()[1] for line in lines if line.startswith(("dense ", "csr "))}
+    dense = 4 * (72 + 8 + 80 + 10)
+    assert bytes_ == {"dense": f"{dense}", "csr": f"{dense - 4 * 80 + 4 * 40 + 4 * (40 + 11)}"}
+    assert "Dense in csr too, which is for Linear layers: 0." in lines

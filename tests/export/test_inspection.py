@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
-from sparse_lightning import PruneRegrow, sparsity_report, topology_of
+from sparse_lightning import PruneRegrow, save_safetensors, sparsity_report, topology_of
 from sparse_lightning.callbacks.summary import table
 
 
@@ -198,3 +198,29 @@ def test_a_module_without_a_forward_has_no_costs():
     with pytest.raises(ValueError, match="Expected a module with a forward for its costs, got Bare without; the part"):
         sparsity_report(Bare(), example=torch.ones(1, 4))
     assert "operations of a sample" in sparsity_report(Bare().layer, example=torch.ones(1, 4))
+
+
+@pytest.mark.parametrize("name", ["packed.safetensors", "packed", "packed.ckpt"])
+def test_packed_files_are_read_with_their_masks_whatever_their_name(trained, tmp_path, name):
+    pytest.importorskip("safetensors")
+    callback, module, _ = trained
+    path = tmp_path / name
+    save_safetensors(module, path, masks=callback.masks)
+    masks = topology_of(path)
+    assert masks.keys() == callback.masks.keys()
+    assert all(mask.equal(callback.masks[each]) for each, mask in masks.items())
+    assert sparsity_report(path) == sparsity_report(module.state_dict(), callback.masks)
+
+
+def test_files_of_safetensors_itself_are_read(tmp_path):
+    files = pytest.importorskip("safetensors.torch")
+    files.save_file({"fc.weight": torch.tensor([[0.5, 0.0]])}, tmp_path / "plain.st")
+    assert topology_of(tmp_path / "plain.st")["fc.weight"].tolist() == [[True, False]]
+    files.save_file({}, tmp_path / "empty.st")
+    with pytest.raises(ValueError, match="Expected a checkpoint to hold weights by name, got none"):
+        sparsity_report(tmp_path / "empty.st")
+
+
+def test_masks_that_are_no_mapping_are_refused():
+    with pytest.raises(ValueError, match=r"Expected masks by parameter name, got 'last\.ckpt'"):
+        sparsity_report({"fc.weight": torch.ones(2, 2)}, "last.ckpt")

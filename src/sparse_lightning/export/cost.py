@@ -4,7 +4,7 @@ import statistics
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice, repeat
 from typing import Any
@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from sparse_lightning.callbacks.selection import layer_name
 from sparse_lightning.callbacks.summary import table
 from sparse_lightning.export.csr import to_csr
 from sparse_lightning.export.dense_small import dense_copy
@@ -23,12 +24,13 @@ from sparse_lightning.export.packed import pack
 BATCHES = (1, 128)
 
 
-def size_table(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> str:
+def size_table(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], in_csr: Collection[str]) -> str:
     """Return what the weights of a model take, in bytes: dense, in CSR, and packed as in a safetensors file.
 
     Args:
         weights: The parameters of a model, dense, by name.
         masks: The masks of the sparse ones.
+        in_csr: Those that :func:`~sparse_lightning.to_csr` can store in CSR, which are weights of Linear layers.
     """
     totals = [0, 0, 0]
     for name, weight in weights.items():
@@ -36,7 +38,7 @@ def size_table(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> st
         if name in masks:
             active, rows = int(masks[name].count_nonzero()), len(weight)
             values = active * weight.element_size()
-            sizes[1] = values + 4 * (active + rows + 1)
+            sizes[1] = values + 4 * (active + rows + 1) if name in in_csr else weight.nbytes
             sizes[2] = min(weight.nbytes, values + pack(masks[name].cpu())[1].nbytes)
         totals = [total + size for total, size in zip(totals, sizes, strict=True)]
     rows_of = [("stored", "bytes", "of dense")]
@@ -44,15 +46,17 @@ def size_table(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> st
         (word, f"{size:,}", f"{size / max(totals[0], 1):.3f}")
         for word, size in zip(("dense", "csr", "packed"), totals, strict=True)
     ]
-    return table(rows_of)
+    dense = [name for name in masks if name not in in_csr]
+    note = [f"Dense in csr too, which is for Linear layers: {', '.join(map(layer_name, dense))}."] if dense else []
+    return "\n".join([table(rows_of), *note])
 
 
 def flop_table(model: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> str:
     """Return floating-point operations of one sample: of inference, and of a training step.
 
     Each product of a sparse weight counts by its density. A training step takes three times the forward pass (Evci et
-    al. 2020, "Rigging the Lottery", appendix H), with RigL every 100 steps (3 s x 100 + 2 s + d) / 101, for s sparse
-    and d dense operations of the forward pass.
+    al. 2020, "Rigging the Lottery", appendix H); where growth reads the dense gradient every 100 steps, as RigL does,
+    (3 s x 100 + 2 s + d) / 101, for s sparse and d dense operations of the forward pass.
 
     Args:
         model: A dense model.
@@ -70,7 +74,7 @@ def flop_table(model: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -
     for word, one, other in (
         ("inference", dense, sparse),
         ("training step", 3 * dense, 3 * sparse),
-        ("training step, RigL", 3 * dense, (302 * sparse + dense) / 101),
+        ("training step, growth by gradient", 3 * dense, (302 * sparse + dense) / 101),
     ):
         rows.append((word, f"{one:,.0f}", f"{other:,.0f}", f"{other / max(one, 1):.3f}"))
     uncounted = sorted(name for name in masks if not counter.flops[name])

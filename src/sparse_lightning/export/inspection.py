@@ -10,10 +10,13 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
+from sparse_lightning.callbacks.layout import obstacle
 from sparse_lightning.callbacks.masks import METADATA, masks_of
 from sparse_lightning.callbacks.summary import shape_of, shares, table
 from sparse_lightning.export.cost import flop_table, latency_table, size_table
 from sparse_lightning.export.dense_small import dense_copy
+from sparse_lightning.export.packed import is_safetensors, load_safetensors
+from sparse_lightning.functional.checks import expect
 from sparse_lightning.nn.sparse_linear import join_weights, named_weights, sparse_layers
 
 Checkpoint = str | PathLike[str] | Mapping[str, Any]
@@ -28,8 +31,8 @@ def topology_of(checkpoint: nn.Module | Checkpoint) -> dict[str, Tensor]:
     connections of each matrix or kernel are those that are not zero; a weight without zeros is left out.
 
     Args:
-        checkpoint: A file that Lightning or ``torch.save`` has written, or what is in one, a ``state_dict``, or a
-            module.
+        checkpoint: A file that Lightning, ``torch.save``, safetensors or
+            :func:`~sparse_lightning.save_safetensors` has written, or what is in one, a ``state_dict``, or a module.
 
     Returns:
         Boolean masks shaped like the weights, by parameter name.
@@ -72,7 +75,8 @@ def sparsity_report(
         A line for each parameter of two or more dimensions, and one for all of them; with `example`, tables of costs.
 
     Raises:
-        ValueError: An example is given without a module, or latency without an example; the module has no forward.
+        ValueError: An example is given without a module, or latency without an example; the module has no forward;
+            masks are no mapping.
 
     >>> print(sparsity_report({"fc.weight": torch.tensor([[0.5, 0.0], [0.0, 0.0]])}))
     parameter  shape  active  of  density  dead
@@ -81,6 +85,7 @@ def sparsity_report(
     """
     if (example is not None and not isinstance(model, nn.Module)) or (latency and example is None):
         raise ValueError("Expected a module and an example of its input for its costs, got one without the other")
+    expect(masks is None or isinstance(masks, Mapping), "masks by parameter name", masks)
     if isinstance(model, nn.Module) and example is not None and _lacks_forward(model):
         raise ValueError(
             f"Expected a module with a forward for its costs, got {type(model).__name__} without; the part of it that "
@@ -120,7 +125,8 @@ def _costs(model: nn.Module, known: Mapping[str, Tensor], example: Tensor, laten
     weights = {name: weight.detach() for name, weight in dense.named_parameters()}
     found = {name: known.get(name, weight != 0) for name, weight in weights.items() if weight.dim() > 1}
     masks = {name: mask for name, mask in found.items() if not mask.all()}
-    costs = [size_table(weights, masks), flop_table(dense, masks, example)]
+    in_csr = [name for name in masks if obstacle(dense, name) is None]
+    costs = [size_table(weights, masks, in_csr), flop_table(dense, masks, example)]
     return [*costs, latency_table(dense, example)] if latency else costs
 
 
@@ -144,6 +150,8 @@ def _content(checkpoint: Checkpoint) -> Mapping[str, Any]:
     if not isinstance(checkpoint, str | PathLike):
         raise ValueError(f"Expected a file or a mapping of weights by name, got {type(checkpoint).__name__}")
     try:
+        if is_safetensors(checkpoint):
+            return load_safetensors(checkpoint)
         with warnings.catch_warnings(action="ignore"):  # of old pickles
             content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except UnpicklingError:

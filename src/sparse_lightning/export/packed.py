@@ -2,8 +2,10 @@
 
 import json
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -71,7 +73,8 @@ def load_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
         path: The file.
 
     Returns:
-        The weights, dense, by name: for ``load_state_dict``.
+        The weights, dense, by name: for ``load_state_dict``. As in the ``state_dict`` of a training, the masks of those
+        that were packed are in its metadata.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -86,6 +89,7 @@ def load_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
             packed = json.loads((file.metadata() or {}).get(_KEY, "{}"))
     except SafetensorError as error:
         raise ValueError(f"Expected {path} to be a safetensors file, got one that cannot be read: {error}") from error
+    masks = {}
     for name, about in packed.items():
         values, topology = (tensors.pop(f"{name}.{part}", None) for part in ("values", "topology"))
         if values is None or topology is None:
@@ -95,8 +99,21 @@ def load_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
             raise ValueError(f"Expected as many values of {name!r} in {path} as connections, got {len(values)}")
         weight = values.new_zeros(mask.shape)
         weight[mask] = values
-        tensors[name] = weight
-    return tensors
+        tensors[name], masks[name] = weight, mask
+    state = OrderedDict(tensors)
+    state._metadata = {"": {METADATA: masks}}  # type: ignore[attr-defined]  # where PyTorch's state_dict has it
+    return state
+
+
+def is_safetensors(path: str | PathLike[str]) -> bool:
+    """Return whether a file begins as safetensors files do: with the length of a JSON object, and that object.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    with open(path, "rb") as file:
+        begin = file.read(9)
+    return begin[8:] == b"{" and int.from_bytes(begin[:8], "little") < Path(path).stat().st_size
 
 
 def pack(mask: Tensor) -> tuple[Coding, Tensor]:
