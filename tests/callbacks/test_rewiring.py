@@ -1,5 +1,6 @@
 """Counts, pruning and growth, asked one after the other: alone, then in trainings."""
 
+import copy
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -541,12 +542,10 @@ def test_several_batches_accumulated_are_the_gradient_that_grows(fit, model, net
     assert watch.moved > 0
 
 
-def test_a_name_that_is_nearly_a_hook_is_warned_of(recwarn):
-    with pytest.warns(UserWarning, match="Mine.growth_score is called by nothing: did you mean growth_scores?"):
-
-        class Mine(PruneRegrow):
-            def growth_score(self, layer):
-                return layer.weight
+def test_a_name_that_is_nearly_a_hook_is_warned_of_where_the_method_is_used(recwarn):
+    class Mine(PruneRegrow):
+        def growth_score(self, layer):
+            return layer.weight
 
     class Fine(PruneRegrow):
         def growth_scores(self, layer):
@@ -555,7 +554,39 @@ def test_a_name_that_is_nearly_a_hook_is_warned_of(recwarn):
         def weigh(self, layer):
             return layer.weight
 
+    Fine()
     assert not [each for each in recwarn if "called by nothing" in str(each.message)]
+    with pytest.warns(UserWarning, match="Mine.growth_score is called by nothing: did you mean growth_scores?"):
+        Mine()
+
+
+def test_a_subclass_that_reads_the_gradient_is_asked_once_there_is_one(fit, model, net):
+    class ByGradient(PruneRegrow):
+        reads_gradient = True
+
+        def growth_scores(self, layer):
+            return layer.gradient.abs()
+
+    masks = []
+    for callback in (ByGradient(0.3, growth=None, seed=1), PruneRegrow(0.3, growth="gradient", seed=1)):
+        fit(model(copy.deepcopy(net)), callback, epochs=3)
+        assert callback.rewirings == 2
+        masks.append(dict(callback.masks))
+    assert all(mask.equal(masks[1][name]) for name, mask in masks[0].items())
+
+
+def test_a_mask_of_what_to_prune_that_is_not_boolean_is_refused(fit, model, net):
+    class Floats(PruneRegrow):
+        def prune_mask(self, layer):
+            return layer.values.abs()
+
+    with pytest.raises(ValueError, match=r"Rewiring 1 of .*boolean mask of what to prune, got one of torch\.float32"):
+        fit(model(net), Floats(0.3), epochs=2)
+
+
+def test_a_criterion_given_as_its_class_is_answered_with_an_instance():
+    with pytest.raises(ValueError, match=r"to be a name or a GrowthCriterion, got .*did you mean HebbianGrowth\(\)"):
+        PruneRegrow(growth=HebbianGrowth)
 
 
 def test_counts_of_layers_that_are_not_there_are_refused():

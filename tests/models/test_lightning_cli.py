@@ -1,5 +1,6 @@
 """Lightning CLI, as its users have it: every callback by its name or class path, from the shell and from YAML."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,14 @@ trainer:
     assert "pruning=MixedPruning(0.5)" in shown
     cli.trainer.fit(cli.model, cli.datamodule)
     assert list(sparsity(cli).masks) == ["network.linear1.weight", "network.linear2.weight"]
+
+
+def test_the_yaml_of_the_page_builds_its_method(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/callback.md").read_text("utf-8")
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", page, re.S | re.M)
+    (tmp_path / "config.yaml").write_text(shown)
+    built = sparsity(run("--config", str(tmp_path / "config.yaml")))
+    assert repr(built) == "PruneRegrow(density={'encoder.*': 0.1, 'head': 0.5}, growth='gradient', exclude=[])"
 
 
 def test_the_model_and_its_data_take_their_arguments() -> None:

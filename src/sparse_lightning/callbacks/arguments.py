@@ -20,7 +20,8 @@ def criterion(argument: str, value: str | C, choices: Mapping[str, type[C]], kin
     """
     if isinstance(value, str):
         return named(argument, value, choices)()
-    expect(isinstance(value, kind), f"{argument} to be a name or a {kind.__name__}", value)
+    hint = f"did you mean {value.__name__}()?" if isinstance(value, type) else ""
+    expect(isinstance(value, kind), f"{argument} to be a name or a {kind.__name__}", value, hint)
     return copy.deepcopy(value)
 
 

@@ -4,7 +4,8 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal, cast
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -65,7 +66,8 @@ class PruneRegrow(SparseTrainingHooks):
 
     The published methods are presets of this class: :mod:`sparse_lightning.callbacks.presets`. A method of your own is
     a subclass that overrides one small method: :meth:`should_rewire`, :meth:`fraction_factor`, :meth:`target_counts`,
-    :meth:`prune_mask` or :meth:`growth_scores`.
+    :meth:`prune_mask` or :meth:`growth_scores`. With ``reads_gradient = True`` on the class, a rewiring waits for the
+    next optimizer step, so that ``layer.gradient`` is there.
 
     Args:
         density: Share of connections that are active, in (0, 1], of all chosen layers together; or shares by pattern,
@@ -125,6 +127,7 @@ class PruneRegrow(SparseTrainingHooks):
         Trainer(callbacks=[PruneRegrow(density=0.1, growth="hebbian")]).fit(model)
     """
 
+    reads_gradient: ClassVar[bool] = False
     every_n_steps: int | None
     pruning_early_stop: int
     log_topology: bool
@@ -159,6 +162,7 @@ class PruneRegrow(SparseTrainingHooks):
         seed: int | None = None,
     ) -> None:
         self._arguments = own_arguments(locals())
+        self._warn_of_misspelt_methods()
         check_options(pruning_early_stop, optimizer_state, regrow, log_topology, seed)
         vars(self).update(self._arguments)
         self.growth = None if growth is None else criterion("growth", growth, GROWTH, GrowthCriterion)
@@ -183,7 +187,7 @@ class PruneRegrow(SparseTrainingHooks):
             grown_weights=GrownWeights(grown_weights, actual_fan_in=initialization == "fan_in"),
             criteria=criteria,
             reset_optimizers=optimizer_state == "reset",
-            reads_gradient=any(each.reads_gradient for each in criteria),
+            reads_gradient=self.reads_gradient or any(each.reads_gradient for each in criteria),
             seed=seed,
             forget=self._forget,
             after_step=self._after_step,
@@ -217,15 +221,19 @@ class PruneRegrow(SparseTrainingHooks):
             raise ValueError("Expected a growth criterion to rewire by, got growth=None")
         return self.growth.scores(layer)
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def _warn_of_misspelt_methods(self) -> None:
         """Warn of a method that is called nearly as one of these, and so never."""
-        super().__init_subclass__(**kwargs)
-        for name, value in vars(cls).items():
+        for name in (name for name in dir(self) if not hasattr(PruneRegrow, name)):
             near = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.85)
-            if callable(value) and near and not hasattr(PruneRegrow, name):
-                rank_zero_warn(f"{cls.__name__}.{name} is called by nothing: did you mean {near[0]}?")
+            if near and callable(getattr(type(self), name, None)):
+                rank_zero_warn(f"{type(self).__name__}.{name} is called by nothing: did you mean {near[0]}?")
 
     # To look at.
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """All arguments of the constructor with their values, by name; read-only."""
+        return MappingProxyType(self._arguments)
 
     @property
     def masks(self) -> Mapping[str, Tensor]:

@@ -126,6 +126,8 @@ def _among_active(layer: LayerView, pruned: Tensor) -> Tensor:
     if not isinstance(pruned, Tensor) or pruned.shape not in (layer.positions.shape, layer.shape):
         own, whole = tuple(layer.positions.shape), tuple(layer.shape)
         raise ValueError(f"Expected a mask of what to prune of shape {own} or {whole}, got {_described(pruned)}")
+    if pruned.dtype != torch.bool:
+        raise ValueError(f"Expected a boolean mask of what to prune, got one of {pruned.dtype}")
     if pruned.shape == layer.positions.shape:
         return pruned
     found = layer.at_connections(pruned)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from itertools import accumulate
 from types import MappingProxyType
 
 from torch import nn
@@ -223,8 +224,7 @@ class _Inventory:
         ]
         if not names and not (computed and any(matches(name, pattern) for name in self.computed)):
             layers = [layer_name(name) for name in self.usual]
-            anywhere = any(matches(name, f"*{pattern}") for name in self.usual)
-            hint = f"did you mean '*{pattern}'?" if anywhere else nearest(pattern, layers)
+            hint = _meant(pattern, layers)
             raise ValueError(
                 f"Expected a layer to match {pattern!r} in {argument}, got only {', '.join(layers) or 'none'}"
                 + (f": {hint}" if hint else "")
@@ -238,6 +238,20 @@ class _Inventory:
         if name in self.tied:
             return "shared with an embedding"
         return "not included" if name in self.usual else "not the weight of a Linear or a convolution"
+
+
+def _meant(pattern: str, layers: Sequence[str]) -> str:
+    """Return a hint that names a glob near to one that matches no layer, or an empty string.
+
+    >>> layers = ["net.layer1.0", "net.layer1.1", "net.head"]
+    >>> _meant("net.layr1.*", layers), _meant("net.layer1", layers), _meant("head", layers)
+    ("did you mean 'net.layer1.*'?", "did you mean 'net.layer1.*'?", "did you mean '*head'?")
+    """
+    for wider in (f"{pattern}.*", f"*{pattern}", f"*{pattern}.*"):
+        if any(matches(layer, wider) for layer in layers):
+            return f"did you mean {wider!r}?"
+    groups = [f"{group}.*" for layer in layers for group in accumulate(layer.split(".")[:-1], "{}.{}".format)]
+    return nearest(pattern, [*layers, *groups])
 
 
 def patterns(argument: str, value: Patterns) -> tuple[str, ...]:
@@ -286,9 +300,9 @@ def _check_per_layer(argument: str, value: PerLayer) -> None:
         keys = all(isinstance(pattern, str) for pattern in value)
         expect(keys, f"{argument} to be a number or numbers by layer name", value)
     for number in value.values() if isinstance(value, Mapping) else (value,):
+        percent = is_number(number) and 2 <= number <= 100
+        hint = f"did you mean {number / 100:g}?" if percent else ""
         if argument != "prune_fraction":
-            percent = is_number(number) and 1 < number <= 100
-            hint = f"did you mean {number / 100:g}?" if percent else ""
             expect(is_number(number) and 0 < number <= 1, f"{argument} in (0, 1]", number, hint)
         else:
-            expect(is_number(number) and 0 <= number < 1, f"{argument} in [0, 1)", number)
+            expect(is_number(number) and 0 <= number < 1, f"{argument} in [0, 1)", number, hint)

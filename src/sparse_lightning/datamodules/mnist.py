@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparse_lightning.callbacks.arguments import build_repr
 from sparse_lightning.datamodules.in_memory import Batches, Order
-from sparse_lightning.functional.checks import expect, is_integer
+from sparse_lightning.functional.checks import expect, expect_one_of, is_integer
 
 DatasetName = Literal["MNIST", "FashionMNIST", "KMNIST", "QMNIST"]
 PACKAGED = Path(__file__).with_name("mnist_data")
@@ -70,7 +70,7 @@ class MNISTDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         names = get_args(DatasetName)
-        expect(dataset in names, f"dataset to be one of {', '.join(names)}", dataset)
+        expect_one_of("dataset", dataset, names)
         needs_folder = data_dir is None and dataset != "MNIST"
         expect(not needs_folder, f"a data_dir for {dataset}", data_dir, "only MNIST is in the package")
         expect(is_integer(batch_size, 1), "batch_size of at least 1", batch_size)

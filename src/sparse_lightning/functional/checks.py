@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -59,11 +59,21 @@ def nearest(name: Any, choices: Iterable[str]) -> str:
     return f"did you mean {lower[found[0]]!r}?" if found else ""
 
 
+def expect_one_of(argument: str, name: Any, choices: Collection[str]) -> None:
+    """Raise a ValueError unless a name is one of some choices.
+
+    >>> expect_one_of("optimizer", "adam", ["SGD", "Adam"])
+    Traceback (most recent call last):
+    ValueError: Expected optimizer to be one of SGD, Adam, got 'adam': did you mean 'Adam'?
+    """
+    expect(name in choices, f"{argument} to be one of {', '.join(choices)}", name, nearest(name, choices))
+
+
 def named(argument: str, name: str, choices: Mapping[str, T]) -> T:
     """Look a name up among choices.
 
     Raises:
         ValueError: It is none of them; the nearest one is suggested.
     """
-    expect(name in choices, f"{argument} to be one of {', '.join(choices)}", name, nearest(name, choices))
+    expect_one_of(argument, name, choices)
     return choices[name]

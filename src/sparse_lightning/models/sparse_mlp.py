@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sparse_lightning.callbacks.prune_regrow import PruneRegrow
 from sparse_lightning.criteria.growth import HebbianGrowth
-from sparse_lightning.functional.checks import expect, is_integer, is_number
+from sparse_lightning.functional.checks import expect, expect_one_of, is_integer, is_number
 from sparse_lightning.functional.densities import uniform
 from sparse_lightning.functional.masks import derived_generator
 from sparse_lightning.models.metrics import EpochMetrics
@@ -331,7 +331,7 @@ def _check(of: Mapping[str, Any]) -> None:
     valid = isinstance(sizes, list) and all(is_integer(size, 1) for size in sizes)
     expect(valid, "hidden_sizes to be a list of integers of at least 1", sizes)
     for name, choices in CHOICES.items():
-        expect(of[name] in choices, f"{name} to be one of {', '.join(choices)}", of[name])
+        expect_one_of(name, of[name], choices)
     for name in ("batch_norm", "count_validation", "nesterov", "test_noise"):
         expect(isinstance(of[name], bool), f"{name} to be true or false", of[name])
     grow = of["hebbian_grow"]
