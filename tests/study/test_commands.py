@@ -29,7 +29,10 @@ def test_without_words_it_says_how_it_is_used(monkeypatch, capsys):
     assert "sparse-lightning report FOLDER" in capsys.readouterr().out
     called(monkeypatch, "--version")
     assert capsys.readouterr().out == f"sparse_lightning {__version__}\n"
-    with pytest.raises(SystemExit, match="Expected sparse-lightning train or sparse-lightning report, got 'tarin'"):
+    with pytest.raises(
+        SystemExit,
+        match="Expected sparse-lightning train or sparse-lightning report, got 'tarin': did you mean 'train'",
+    ):
         called(monkeypatch, "tarin")
 
 

@@ -13,6 +13,7 @@ import torch
 from common import ROOT, SHORT, script
 from omegaconf import OmegaConf
 
+from sparse_lightning import SET
 from sparse_lightning.study.train.build import arguments, defaults_of
 
 pytestmark = pytest.mark.slow
@@ -118,6 +119,10 @@ def test_defaults_are_those_of_the_constructor_itself() -> None:
     left = defaults_of({"sparsity": {"_target_": "strangers.WithOptions", "density": 0.2}})
     assert left == {"sparsity.twice": False}  # what the options stand for is not known
     assert defaults_of({"data": {"_target_": "strangers.Noise"}}) == {"data.size": 64}
+    config = {"sparsity": {"_target_": "sparse_lightning.SET", "density": 0.3}}
+    known = defaults_of(config, {"sparsity": SET(0.3, every_n_steps=7)})
+    assert known["sparsity.every_n_steps"] == 7
+    assert not {"sparsity.density", "sparsity.seed"} & set(known)
     assert defaults_of({"model": {"_target_": "strangers.Regression", "_args_": [8]}}) == {}
     assert defaults_of({"model": {"_target_": "no.such.Class"}, "data": {"_target_": "builtins.dict"}}) == {}
 
@@ -148,6 +153,14 @@ def test_a_finished_run_whose_class_has_changed_since_is_named(tmp_path: Path) -
         "the file of mine_own.Mine has changed since this run; force=true"
         in forked.run(command, env=environment).stderr
     )
+
+
+def test_an_argument_that_one_of_two_swept_classes_lacks_is_answered_with_what_to_do(tmp_path: Path) -> None:
+    classes = "sparsity._target_=sparse_lightning.SET,sparse_lightning.Dense"
+    done = script("train.py", "-m", classes, "+sparsity.power=1,2", f"output_dir={tmp_path / 'study'}", check=False)
+    assert done.returncode == 1
+    advice = "in a sweep, what only one class takes needs a command of its own, into the same output_dir"
+    assert done.stderr.strip().endswith(f"got 'power'; {advice}")
 
 
 def test_an_argument_of_swept_methods_may_have_one_value(tmp_path: Path) -> None:

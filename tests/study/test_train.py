@@ -207,22 +207,43 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["+foo.bar=0.1"], "Expected a key of the configuration (model, data, sparsity, callbacks, trainer, logger,"),
         (
             ["sparsity=sett"],
-            "srigl, static, synflow, top_kast, weighted, got 'sett'. Did you mean 'set'?",
+            "srigl, static, synflow, top_kast, weighted, got 'sett': did you mean 'set'?",
         ),
         (
             ["sparsity=set,rigl"],
             "Expected one value for each key, got several in 'sparsity=set,rigl'; -m",
         ),
-        (["sparsity=dense"], "got 'dense'. Did you mean 'none'?"),
+        (["sparsity=dense"], "got 'dense': did you mean 'none'?"),
         (["sparsity=set", "sparsity.densty=0.1"], "got 'sparsity.densty'. Did you mean 'sparsity.density'?"),
         (["sparsity.density=0.1"], "Expected sparsity=NAME to choose what has 'sparsity.density', as in sparsity=set"),
         (["sparsity=set", "model.density=0.1"], "Expected sparsity.density instead of model.density"),
         (["sparsity=set", "model.hebbian_grow=true"], "Expected sparsity.growth instead of model.hebbian_grow"),
         (
             ["sparsity._target_=nowhere.Method"],
-            "to name a class to import, got 'nowhere.Method': No module named 'nowhere'",
+            "got 'nowhere.Method': No module named 'nowhere'; put the folder of nowhere on PYTHONPATH",
+        ),
+        (["sparsity._target_=sparse_lightning.Rigl"], "no attribute 'Rigl'; did you mean 'RigL'?"),
+        (["sparsity._target_=SET"], "No module named 'SET'; write module.Class, as in sparse_lightning.SET"),
+        (
+            ["sparsity._target_=sparse_lightning.HebbianGrowth"],
+            "give it to a method, as in 'sparsity.growth={_target_:sparse_lightning.HebbianGrowth}'",
+        ),
+        (
+            ["sparsity=set", "sparsity.growth=sparse_lightning.HebbianGrowth"],
+            "a class is given as 'sparsity.growth={_target_:sparse_lightning.HebbianGrowth}'",
+        ),
+        (["model.optimizer=adam"], "got 'adam': did you mean 'Adam'?"),
+        (["--seed", "3"], "Expected overrides as key=value, got '--seed'; write seed=3"),
+        (
+            ["--config-name", "stduy"],
+            "Expected --config-name to be one of config, study, got 'stduy': did you mean 'st",
         ),
         (["model._target_=os.getcwd"], "Expected model._target_ to name a class, got 'os.getcwd'"),
+        (["+model.hiden_sizes=[3]"], "got 'hiden_sizes': did you mean 'hidden_sizes'?"),
+        (
+            ["data.num_train=3"],
+            "Expected a key of data (dataset, data_dir, batch_size, val_size, seed), got 'data.num_train'",
+        ),
         (["+model.depth=3"], "to have arguments of sparse_lightning.SparseMLP (input_size, num_classes, hidden_sizes"),
         (["trainer.max_epochs=1.5"], "Expected trainer.max_epochs to be an integer from 1, got 1.5"),
         (["trainer.max_epochs=0"], "Expected trainer.max_epochs to be an integer from 1, got 0"),
@@ -244,6 +265,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["output_dir={other}"], "Expected the same run in {other}, got one with model.hidden_sizes=[20], not [100"),
         (["output_dir={other}/config.yaml/run"], "Expected to be able to use"),
         (["report.metric=f1", *SHORT], "Expected report.metric to be logged each epoch (train_acc, train_loss, "),
+        (["report.metric=val_ac", *SHORT], "got 'val_ac': did you mean 'val_acc'?"),
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(

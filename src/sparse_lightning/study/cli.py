@@ -15,11 +15,12 @@ from hydra.errors import ConfigCompositionException, MissingConfigException, Ove
 from omegaconf import OmegaConf
 
 from sparse_lightning import __version__
+from sparse_lightning.functional.checks import nearest
 from sparse_lightning.study.sweep.names import key_of, sweep_with_groups
-from sparse_lightning.study.sweep.progress import StudyProgress, reason
+from sparse_lightning.study.sweep.progress import StudyProgress, failed, reason
 from sparse_lightning.study.train.record import program, result_of, sentence
 from sparse_lightning.study.train.resume import is_locked
-from sparse_lightning.study.train.run import GROUPS
+from sparse_lightning.study.train.run import GROUPS, KEYS
 
 TRIES = 4  # how often a multirun is started, when its launcher breaks down or other processes leave runs behind
 
@@ -60,6 +61,7 @@ def command(main: Callable[[], object], conf: Path) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing
     try:
         sys.argv[1:] = [_in_the_case_of_files(word, conf) for word in sys.argv[1:]]
+        _refuse_keys_as_options(conf)
         if {"-m", "--multirun"} & set(sys.argv):
             _sweep_with_groups()
         for _ in range(TRIES):
@@ -67,7 +69,7 @@ def command(main: Callable[[], object], conf: Path) -> None:
             if _is_complete():
                 break
             sys.argv[1:] = [override for override in sys.argv[1:] if key_of(override) != "force"]
-        failed = _report()
+        incomplete = _report()
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the key may be pressed more than once
         sys.exit(_stopped())
@@ -86,8 +88,8 @@ def command(main: Callable[[], object], conf: Path) -> None:
             raise
         print(f"Error: {explain(error, conf)}", file=sys.stderr)
         _report()
-        failed = True
-    sys.exit(failed)
+        incomplete = True
+    sys.exit(incomplete)
 
 
 def _in_the_case_of_files(word: str, conf: Path) -> str:
@@ -100,6 +102,19 @@ def _in_the_case_of_files(word: str, conf: Path) -> str:
     }
     chosen = [known.get(name, known.get(name.lower(), name)) for name in names.split(",")]
     return f"{group}={','.join(chosen)}" if files else word
+
+
+def _refuse_keys_as_options(conf: Path) -> None:
+    """Refuse a key that is given as an option, such as --seed 3.
+
+    Raises:
+        ValueError: One is.
+    """
+    for word, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
+        key, _, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and key in KEYS:
+            given = value or (following if following[:1] != "-" and "=" not in following else "") or "VALUE"
+            raise ValueError(f"Expected overrides as key=value, got {word!r}; write {key}={given}")
 
 
 def _own_conf() -> Path | None:
@@ -136,7 +151,9 @@ def explain(error: Exception, conf: Path) -> str:
             line.strip() for line in text.partition("Available options")[2].splitlines()[1:] if line.strip()
         )
         options = [option for option in options if re.fullmatch(r"[\w.-]+", option)]
-        return f"Expected {group} to be one of {', '.join(options)}, got {name!r}" + _nearest(name, options)
+        return _one_of(group, name, options)
+    if missing := re.search(r"Cannot find primary config '(.*?)'", text):
+        return _one_of("--config-name", missing[1], sorted(path.stem for path in conf.glob("*.yaml")))
     if unknown := re.search(r"Could not override '(.*?)'", text):
         key = unknown[1]
         keys, group = _keys(conf), key.partition(".")[0]
@@ -172,18 +189,19 @@ def suggest(key: str, keys: list[str]) -> str:
     same = [each for each, name in names.items() if name == leaf]
     initials = [each for each, name in names.items() if "".join(word[0] for word in name.split("_")) == leaf]
     beside = [name for each, name in names.items() if each.rpartition(".")[0] == group]
-    near = difflib.get_close_matches(leaf, beside, n=1) or difflib.get_close_matches(leaf, names.values(), n=1)
+    near = difflib.get_close_matches(leaf, beside, n=1)
+    near = near or difflib.get_close_matches(leaf, names.values(), n=1, cutoff=0.8)  # in another group
     similar = [each for each, name in names.items() if name in near]
     longer = [each for each, name in names.items() if name.startswith(leaf)]
     found = [*same, *initials, *similar, *longer]
     return f". Did you mean {found[0]!r}?" if found else ""
 
 
-def _nearest(name: str, names: list[str]) -> str:
-    lowered = name.lower()
-    meant = "none" if lowered in ("dense", "off") and "none" in names else lowered
-    near = difflib.get_close_matches(meant, names, n=1)
-    return f". Did you mean {near[0]!r}?" if near else ""
+def _one_of(what: str, name: str, options: list[str]) -> str:
+    """The sentence on a name that is none of these."""
+    meant = "none" if name.lower() in ("dense", "off") and "none" in options else name
+    hint = nearest(meant, options)
+    return f"Expected {what} to be one of {', '.join(options)}, got {name!r}" + (f": {hint}" if hint else "")
 
 
 def _is_complete() -> bool:
@@ -229,7 +247,8 @@ def _report() -> bool:
             shown = f"The report could not be made: {sentence(error)}"
         print("", shown, "", study.folder, sep="\n")
     if missing:
-        again = f"the same command{_unforced()} tries them again"
+        once = "once what went wrong is put right, " if all(map(failed, missing)) else ""
+        again = f"{once}the same command{_unforced()} tries them again"
         print("", f"{len(missing)} of {len(runs)} runs have not finished; {again}.", sep="\n")
         for text in dict.fromkeys(text for text in map(reason, missing) if text not in shown):
             same = [path for path in missing if reason(path) == text]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparse_lightning import __version__
+from sparse_lightning.functional.checks import nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -32,7 +33,9 @@ def main() -> None:
     elif word == "--version":
         print(f"sparse_lightning {__version__}")
     else:
-        sys.exit(f"Error: Expected sparse-lightning train or sparse-lightning report, got {word!r}\n\n{USAGE}")
+        hint = nearest(word, known)
+        meant = f": {hint}" if hint else ""
+        sys.exit(f"Error: Expected sparse-lightning train or sparse-lightning report, got {word!r}{meant}\n\n{USAGE}")
 
 
 def train() -> None:

@@ -166,8 +166,17 @@ def test_the_arguments_of_a_class_are_no_factors_but_are_named(tmp_path: Path) -
     assert design.factors == ("sparsity",)
     assert design.moved["update_every"] == "update_every: 100 in RigL; null in SET."
     words = " ".join(design.notes())
-    assert "except those that belong to sparsity (sparsity.prune_fraction, update_every)." in words
+    assert "except those that belong to sparsity (prune_fraction, update_every)." in words
     assert design.against == {"sparsity": "SET"}
+
+
+def test_a_word_and_a_class_in_its_place_are_two_levels(tmp_path: Path) -> None:
+    own = {"sparsity.growth._target_": "mine.Growth", "sparsity.growth.power": 2}
+    method = {"sparsity._target_": "sparse_lightning.SET"}
+    sweep(tmp_path, {**method, "sparsity.growth": "random"}, {**method, **own})
+    design, _, _ = arrange(load_runs(tmp_path))
+    assert design.pairs == {"growth=Growth": "growth=random"}
+    assert "except those that belong to growth (power)." in " ".join(design.notes())
 
 
 def test_files_of_a_group_name_the_arms_where_every_run_chose_one(tmp_path: Path) -> None:
@@ -236,7 +245,9 @@ def test_factors_that_move_together_are_compared_and_named_as_such(tmp_path: Pat
     sweep(tmp_path, {"model.density": 0.1, "model.dropout": 0.0}, {"model.density": 0.2, "model.dropout": 0.5})
     design, _, _ = arrange(load_runs(tmp_path))
     assert design.pairs == {"dropout=0.5,density=0.2": "dropout=0,density=0.1"}
-    assert "although other settings differ too" in " ".join(design.notes())
+    assert "although density differs too" in " ".join(design.notes())
+    warned = " ".join(analyse([tmp_path]).warnings)
+    assert "A difference may come from density (0.2, not 0.1) as well as from dropout, in dropout=0.5" in warned
 
 
 def test_an_argument_left_to_its_default_equals_one_that_is_given(tmp_path: Path) -> None:
@@ -379,7 +390,7 @@ def test_arms_with_the_same_metrics_are_named(tmp_path: Path) -> None:
             make_run(tmp_path, course(0.9, seed), seed, {"model.width": width})
         make_run(tmp_path, course(0.9, seed + 2), seed, {"model.width": 3})
     warned = " ".join(analyse([tmp_path]).warnings)
-    assert warned == "The same val_acc in every epoch, as if the settings had no effect: width=2 and width=1."
+    assert warned == "The same val_acc in every epoch, as if the settings had no effect: width=1 and width=2."
 
 
 def test_the_defaults_of_different_classes_are_settings_that_differ(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from sparse_lightning.functional.checks import expect, expect_one_of, nearest
 from sparse_lightning.study.analysis.runs import CHOICE, CLASS, COURSE, FACTS, label
 from sparse_lightning.study.train.record import DATA, INCIDENTAL
 
@@ -65,22 +66,35 @@ class Design:
             found = {arm: bases[0] for arm in self.arms if bases and arm != bases[0]}
         return found
 
+    def mixed(self, arm: str) -> dict[str, str]:
+        """The factors in which an arm differs from what it is compared with, besides that of `against`, in words.
+
+        Those that only one of the two has are left out.
+
+        >>> arms = {"a": {"method": "SET", "epochs": "3"}, "b": {"method": "RigL", "epochs": "5"}}
+        >>> Design(("method", "epochs"), arms, {"method": "SET"}).mixed("b")
+        {'epochs': '5, not 3'}
+        """
+        own, other = self.arms[arm], self.arms[self.pairs[arm]]
+        differing = [name for name in own if own[name] != other[name] and name not in self.against]
+        return {name: f"{own[name]}, not {other[name]}" for name in differing if "null" not in (own[name], other[name])}
+
     def notes(self) -> Iterator[str]:
         """What a reader has to know of the arms, a sentence each."""
         against = ",".join(f"{factor}={level}" for factor, level in self.against.items())
         chosen = f"{against} (chosen by default)" if self.inferred else against
         if not self.factors:
-            yield "The runs differ only in their seeds: there is one arm, and nothing to compare it with."
+            yield "The finished runs differ only in their seeds: there is one arm, and nothing to compare it with."
         elif not self.pairs:
             yield f"No arm has a counterpart with {chosen}: nothing is compared."
         else:
-            together = any(
-                {**self.arms[arm], **self.against} != dict(self.arms[other]) for arm, other in self.pairs.items()
-            )
-            rest = "although other settings differ too" if together else "with all other settings equal"
-            if self.moved and not together:
+            several = dict.fromkeys(name for arm in self.pairs for name in self.mixed(arm))
+            differ = f"{' and '.join(several)} differ{'s' * (len(several) == 1)} too"
+            rest = f"although {differ}" if several else "with all other settings equal"
+            if self.moved and not several:
                 belonging = " and ".join(name for name in self.factors if name in self.classes)
-                rest = f"with equal settings except those that belong to {belonging} ({', '.join(self.moved)})"
+                named = ", ".join(_titles(list(self.moved)).values())
+                rest = f"with equal settings except those that belong to {belonging} ({named})"
             yield f"Each arm is compared with {chosen}, in pairs of runs with the same seed, {rest}."
             alone = [arm for arm in self.arms if arm not in {*self.pairs, *self.pairs.values()}]
             if alone:
@@ -163,7 +177,8 @@ def _objects(labels: pd.DataFrame) -> pd.DataFrame:
         if labels[name].nunique() > 1 and (objects.groupby(name)[whole].nunique() > 1).any():
             labels = labels.drop(columns=[each for each in map(str, labels) if each.startswith(f"{parent}.")])
         else:
-            labels = labels.assign(**{whole: labels[whole].where(labels[name] == "null", "null")})
+            stands = labels[name].where(labels[name] != "null", labels[whole])  # a class, or a word in its place
+            labels = labels.assign(**{name: stands}).drop(columns=whole)
     return labels
 
 
@@ -262,10 +277,11 @@ def _against(wanted: str | None, levels: Mapping[str, list[str]]) -> dict[str, s
     for pair in re.split(r",(?=[^,\]]+=)", wanted):
         factor, _, level = pair.partition("=")
         factor = factor if factor in levels else factor.rpartition(".")[2]
-        if factor not in levels:
-            raise ValueError(f"Expected a factor of the study ({', '.join(levels) or 'it has none'}), got {factor!r}")
-        if level not in levels[factor]:
-            raise ValueError(f"Expected {factor} to be one of {', '.join(levels[factor])}, got {level!r}")
+        known = f"a factor of the study ({', '.join(levels) or 'it has none'})"
+        expect(factor in levels, known, factor, nearest(factor, levels))
+        in_lower_case = {each.lower(): each for each in reversed(levels[factor])}
+        level = level if level in levels[factor] else in_lower_case.get(level.lower(), level)
+        expect_one_of(factor, level, levels[factor])
         chosen[factor] = level
     return chosen
 

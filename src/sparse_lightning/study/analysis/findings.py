@@ -139,7 +139,7 @@ def analyse(
     return replace(
         found,
         conclusions=_conclusions(found, known),
-        warnings=[*_diverged(frame), *_without_effect(found), *_dead(found)],
+        warnings=[*_diverged(frame), *_mixed(found), *_without_effect(found), *_dead(found)],
         notes=[
             *notes,
             *design.notes(),
@@ -198,17 +198,34 @@ def _diverged(frame: pd.DataFrame) -> list[str]:
 
 
 def _without_effect(found: Findings) -> list[str]:
-    """Which arms have the metric of their reference in every epoch of every pair."""
-    runs = zip(found.runs["arm"], found.runs["pair"], found.curves, strict=True)
-    courses = {(arm, pair): curve[found.metric].tolist() for arm, pair, curve in runs}
-    same = []
+    """Which arms have the metric of another in every epoch of every pair."""
+    courses: dict[str, dict[str, list[float]]] = {arm: {} for arm in found.design.arms}
+    for arm, pair, curve in zip(found.runs["arm"], found.runs["pair"], found.curves, strict=True):
+        courses[arm][pair] = curve[found.metric].tolist()
+
+    def same(one: str, other: str) -> bool:
+        pairs = courses[one].keys() & courses[other].keys()
+        return bool(pairs) and all(courses[one][pair] == courses[other][pair] for pair in pairs)
+
+    groups: dict[str, list[str]] = {}
+    for arm in courses:
+        groups.setdefault(next((first for first in groups if same(first, arm)), arm), []).append(arm)
+    named = "; ".join(" and ".join(arms) for arms in groups.values() if len(arms) > 1)
+    return [f"The same {found.metric} in every epoch, as if the settings had no effect: {named}."] if named else []
+
+
+def _mixed(found: Findings) -> list[str]:
+    """Which comparisons cannot tell the effect of one setting from that of another."""
+    arms: dict[str, list[str]] = {}
     for compared in found.comparisons:
-        arm, other = compared.arm, compared.reference
-        pairs = [pair for name, pair in courses if name == arm and (other, pair) in courses]
-        if pairs and all(courses[arm, pair] == courses[other, pair] for pair in pairs):
-            same.append(f"{arm} and {other}")
-    named = "; ".join(same)
-    return [f"The same {found.metric} in every epoch, as if the settings had no effect: {named}."] if same else []
+        if words := found.design.mixed(compared.arm):
+            named = " and ".join(f"{name} ({values})" for name, values in words.items())
+            arms.setdefault(named, []).append(compared.arm)
+    against = " and ".join(found.design.against)
+    return [
+        f"A difference may come from {named} as well as from {against}, in {together(each, found.design)}."
+        for named, each in arms.items()
+    ]
 
 
 def _dead(found: Findings) -> list[str]:
@@ -302,7 +319,8 @@ def _published(found: Findings, known: Sequence[Experiment]) -> list[str]:
             words for words in next(iter(differing.values())) if all(words in each for each in differing.values())
         ]
         for arm, own in differing.items():
-            foreign = not named and (len(own) > FEW or any(words.startswith("model is") for words in own))
+            replaced = any(words.startswith(("model is", "sparsity is")) for words in own)
+            foreign = not named and (len(own) > FEW or replaced)
             if arm not in matched and not foreign:
                 reasons.setdefault(f"{'; '.join(shared or own) or 'not all of its arms were run'}.", []).append(arm)
     every = len(found.design.arms)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sparse_lightning.functional.checks import nearest
 from sparse_lightning.study.train.record import (
     CONFIG,
     DENSITY,
@@ -31,6 +32,7 @@ FACTS = ("run", "folder", "status", "error", "metric", "mode", "epochs", "run_ti
 CHOICE = "choice."  # before the name of a group: the file of it that a run was composed of
 COURSE = ("max", "max_epoch", "min", "min_epoch", "median", "last")
 CLASS = "._target_"  # after the name of what is built, the setting that names its class
+_NO_METRIC = f"Expected a metric of {METRICS}"
 _NOT_SETTINGS = ("logger", "report", "launcher")  # groups that say how a run is watched, not what it is
 
 
@@ -64,7 +66,10 @@ def load_runs(*folders: str | Path, metric: str | None = None, mode: str | None 
     facts, composed, defaults = zip(*(_read(path, metric, mode) for path in configs.values()), strict=True)
     settings = _with_defaults(composed, defaults)
     if not any(settings):
-        reason = f"{len(settings)} {CONFIG}, of which none can be used: {facts[0]['error']}"
+        error = str(facts[0]["error"])
+        if metric and error.startswith(_NO_METRIC):
+            raise FileNotFoundError(error)
+        reason = f"{len(settings)} {CONFIG}, of which none can be used: {error}"
         raise FileNotFoundError(f"Expected a folder with runs of this project, got {folders[0]} with {reason}")
     table = pd.DataFrame(facts)
     return table.join(_short_names(pd.DataFrame(settings), taken=set(facts[0])))
@@ -225,8 +230,9 @@ def _status(folder: Path, rows: pd.DataFrame, metric: str) -> dict[str, Any]:
         raise ValueError(f"Expected {METRICS} to have the {epochs} epochs that {RESULT} says, got {len(rows)}")
     diverged = divergence(read_metrics(folder), metric)
     if not diverged and (metric not in rows or rows[metric].isna().all()):
-        names = ", ".join(name for name in map(str, rows) if "/" not in name)
-        raise ValueError(f"Expected {METRICS} to have {metric}, got {names}")
+        names = [name for name in map(str, rows) if "/" not in name]
+        hint = nearest(metric, names)
+        raise ValueError(f"{_NO_METRIC} ({', '.join(names)}), got {metric!r}" + (f": {hint}" if hint else ""))
     return {"status": "diverged" if diverged else "finished", "error": f"diverged: {diverged}" if diverged else None}
 
 

@@ -93,9 +93,9 @@ def main_table(frame: pd.DataFrame, metric: str = "val_acc", mode: Mode = "max")
         f"last {metric}",
         "best epoch (from 0)",
         "best: min",
-        "max",
+        "best: max",
         "last: min",
-        "max",
+        "last: max",
         "runs",
     ]
     title = f"{metric}, {'in %, ' if base.unit else ''}by arm"

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, ClassVar
 
 from hydra import compose
@@ -17,7 +18,16 @@ from tqdm import tqdm
 
 from sparse_lightning.study.sweep.launcher import cores
 from sparse_lightning.study.sweep.names import constant_keys, jobs_of, key_of, run_name
-from sparse_lightning.study.train.record import CONFIG, ERROR, SWEEP, epochs_of, result_of, sentence, summary_of
+from sparse_lightning.study.train.record import (
+    CONFIG,
+    ERROR,
+    SWEEP,
+    epochs_of,
+    in_epochs,
+    result_of,
+    sentence,
+    summary_of,
+)
 from sparse_lightning.study.train.resume import is_locked, refuse_other
 from sparse_lightning.study.train.run import prepare
 
@@ -205,7 +215,12 @@ def ending(folder: Path) -> str:
     """How a run ended, in a few words; empty if it has not."""
     if result := result_of(folder):
         return summary_of(result)
-    return f"failed after {epochs_of(folder)} epochs ({folder / ERROR})" if (folder / ERROR).exists() else ""
+    return f"failed after {in_epochs(epochs_of(folder))}: {shorten(reason(folder), 120)}" if failed(folder) else ""
+
+
+def failed(folder: Path) -> bool:
+    """Whether a run ended with an error."""
+    return not result_of(folder) and (folder / ERROR).exists()
 
 
 def reason(folder: Path) -> str:
@@ -213,4 +228,4 @@ def reason(folder: Path) -> str:
     path = folder / ERROR
     if path.exists():
         return (path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [f"{ERROR} is empty"])[-1]
-    return f"stopped after {epochs_of(folder)} epochs"
+    return f"stopped after {in_epochs(epochs_of(folder))}"

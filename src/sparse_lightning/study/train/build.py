@@ -6,13 +6,16 @@ import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from sparse_lightning.functional.checks import expect, nearest
 from sparse_lightning.study.train.record import is_own
 
+_CRITERIA = {"GrowthCriterion": "growth", "PruningCriterion": "pruning", "CountCriterion": "counts"}
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -36,11 +39,15 @@ def arguments(cls: type) -> tuple[list[str], bool]:
     return list(found), True
 
 
-def defaults_of(config: Mapping[str, Any]) -> dict[str, Any]:
+def defaults_of(config: Mapping[str, Any], built: Mapping[str, object] = MappingProxyType({})) -> dict[str, Any]:
     """The arguments that a configuration leaves to the defaults of its classes, by dotted name.
 
-    Those that are no numbers, words or lists of these are left out, as are `seed`, which each run is given, and what a
-    constructor passes on by ``**options``, for which it may have defaults of its own.
+    Those that are no numbers, words or lists of these are left out, as is `seed`, which each run is given. What a
+    constructor passes on by ``**options``, for which it may have defaults of its own, is known only of what was built.
+
+    Args:
+        config: Objects by key, each with ``_target_`` and arguments.
+        built: What was built of them, by key; a PruneRegrow has its `arguments`.
 
     >>> defaults_of({"model": {"_target_": "sparse_lightning.KWinners", "percent_on": 0.1}})["model.boost_strength"]
     1.0
@@ -51,6 +58,9 @@ def defaults_of(config: Mapping[str, Any]) -> dict[str, Any]:
             known = inspect.signature(target(nested, key)).parameters.values() if "_args_" not in nested else ()
             missing = {each.name: each.default for each in known if each.kind in _NAMED and each.name not in nested}
             found |= {f"{key}.{name}": value for name, value in missing.items() if name != "seed" and _is_plain(value)}
+    for key, each in built.items():
+        options = {name: value for name, value in getattr(each, "arguments", {}).items() if name not in config[key]}
+        found |= {f"{key}.{name}": value for name, value in options.items() if name != "seed" and _is_plain(value)}
     return {name.removeprefix("."): value for name, value in found.items()}
 
 
@@ -71,11 +81,29 @@ def target(config: Mapping[str, Any], where: str, kind: type = object) -> type:
         found = pkgutil.resolve_name(str(path))
     except Exception as error:  # whatever the import of a module raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"Expected {where}._target_ to name a class to import, got {path!r}: {reason}") from error
+        hint = _importable(str(path), error)
+        text = f"Expected {where}._target_ to name a class to import, got {path!r}: {reason}"
+        raise ValueError(f"{text}; {hint}" if hint else text) from error
     if not (isinstance(found, type) and issubclass(found, kind)):
         what = "a class" if kind is object else f"a {kind.__name__}"
-        raise ValueError(f"Expected {where}._target_ to name {what}, got {path!r}")
+        bases = [each.__name__ for each in found.__mro__] if isinstance(found, type) else []
+        argument = next((name for base, name in _CRITERIA.items() if base in bases), "")
+        hint = f": give it to a method, as in '{where}.{argument}={{_target_:{path}}}'" if argument else ""
+        raise ValueError(f"Expected {where}._target_ to name {what}, got {path!r}{hint}")
     return found
+
+
+def _importable(path: str, error: Exception) -> str:
+    """A hint for a class that cannot be imported: a name near to it, or where its module is looked for."""
+    module, _, name = path.rpartition(".")
+    if not module:
+        return "write module.Class, as in sparse_lightning.SET"
+    if isinstance(error, ModuleNotFoundError) and error.name == path.partition(".")[0]:
+        return f"put the folder of {error.name} on PYTHONPATH"
+    if isinstance(error, AttributeError):
+        with contextlib.suppress(Exception):  # whatever the import of a module raises
+            return nearest(name, dir(pkgutil.resolve_name(module)))
+    return ""
 
 
 def code_of(config: Mapping[str, Any]) -> dict[str, str]:
@@ -106,17 +134,27 @@ def build(config: Mapping[str, Any], where: str, kind: type, seed: int | None = 
         taken, takes_others = arguments(target(nested, key))
         for name in nested:
             if not (str(name).startswith("_") or name in taken or takes_others):
-                raise ValueError(
-                    f"Expected {key} to have arguments of {nested['_target_']} ({', '.join(taken)}), got {name!r}"
-                )
+                known = f"{key} to have arguments of {nested['_target_']} ({', '.join(taken)})"
+                expect(False, known, name, nearest(name, taken))
     taken, _ = arguments(target(config, where, kind))
     given = {"seed": seed, **given} if seed is not None and "seed" not in config else given
     try:
         return instantiate(config, **{name: value for name, value in given.items() if name in taken})
     except InstantiationException as error:
         if isinstance(error.__cause__, ValueError):
-            raise ValueError(f"{where}: {error.__cause__}") from error.__cause__
+            hint = _as_class(config, where, str(error.__cause__))
+            raise ValueError(f"{where}: {error.__cause__}{hint}") from error.__cause__
         raise
+
+
+def _as_class(config: Mapping[str, Any], where: str, message: str) -> str:
+    """A hint for an argument that names a class, as a word, where a class with its arguments was meant."""
+    for name, value in config.items():
+        if isinstance(value, str) and "." in value and name != "_target_" and message.endswith(f"got {value!r}"):
+            with contextlib.suppress(ValueError):
+                target({"_target_": value}, f"{where}.{name}")
+                return f"; a class is given as '{where}.{name}={{_target_:{value}}}'"
+    return ""
 
 
 def _targets(value: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -292,12 +292,12 @@ def divergence(rows: Iterable[Mapping[str, str]], metric: str) -> str:
     """Where a loss or the metric stops being a number, in words; empty if it never does.
 
     >>> divergence([{"epoch": "0", "val_loss": "0.3"}, {"epoch": "1", "val_loss": "nan"}], "val_acc")
-    'val_loss is nan in epoch 2'
+    'val_loss is nan after 2 epochs'
     """
     for row in rows:
         for name, cell in row.items():
             if (name == metric or "loss" in name) and cell and not math.isfinite(float(cell)):
-                return f"{name} is {cell} in epoch {int(row['epoch']) + 1}"
+                return f"{name} is {cell} after {in_epochs(int(row['epoch']) + 1)}"
     return ""
 
 

@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from tqdm import tqdm
 
+from sparse_lightning.functional.checks import expect, nearest
 from sparse_lightning.study.train.connections import Connections
 from sparse_lightning.study.train.record import (
     BEST,
@@ -124,8 +125,9 @@ class Recorder(Checkpoint):
             self._best, self._density = None, density
         self._logged |= value is not None
         if not self._logged and self._validated:
-            known = ", ".join(sorted(name for name in metrics if "/" not in name and name != "epoch_time"))
-            raise ValueError(f"Expected report.metric to be logged each epoch ({known} are), got {self.metric!r}")
+            known = sorted(name for name in metrics if "/" not in name and name != "epoch_time")
+            logged = f"report.metric to be logged each epoch ({', '.join(known)} are)"
+            expect(self.metric in known, logged, self.metric, nearest(self.metric, known))
         sign = 1 if self.mode == "max" else -1
         if value is not None and trainer.strategy.broadcast(self._best is None or sign * value > sign * self._best):
             self._best = value if value == value else None  # any number is better than NaN

@@ -28,6 +28,7 @@ LOCK = ".lock"
 PATIENCE = 3.0  # seconds: more than a killed process needs to release its lock
 SETTINGS = "settings"  # in a checkpoint: the settings of its run
 _KEYS = {"epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", SETTINGS}
+_LEFT = "not given"
 _INSTEAD = "Choose another output_dir, or force=true to train it from the start"
 
 
@@ -94,14 +95,18 @@ def settings_of(config: Any) -> dict[str, Any]:
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """The settings in which two runs differ, in words; empty if they do not.
 
-    The data counts only where both runs name it.
+    The data counts only where both runs name it. Arguments of classes that differ are left out.
 
     >>> differences({"seed": 0, "model.density": 0.1}, {"seed": 0, "model.density": 0.2})
     'model.density=0.1, not 0.2'
+    >>> differences({"sparsity._target_": "A", "sparsity.power": 2}, {"sparsity._target_": "B"})
+    'sparsity._target_=A, not B'
     """
-    names = [name for name in {**there, **here} if there.get(name, "none") != here.get(name, "none")]
+    names = [name for name in {**there, **here} if there.get(name, _LEFT) != here.get(name, _LEFT)]
     compared = [name for name in names if name != DATA or (DATA in there and DATA in here)]
-    return ", ".join(f"{name}={there.get(name, 'none')}, not {here.get(name, 'none')}" for name in compared)
+    others = {name.removesuffix("_target_") for name in compared if name.endswith("._target_")}
+    own = [name for name in compared if name.endswith("._target_") or not name.startswith(tuple(others))]
+    return ", ".join(f"{name}={there.get(name, _LEFT)}, not {here.get(name, _LEFT)}" for name in own)
 
 
 def refuse_other(folder: Path, config: Mapping[str, Any], there: Mapping[str, Any] | None = None) -> None:

@@ -41,7 +41,7 @@ def job_of(cfg: DictConfig) -> Job:
     if alone and launcher != "processes":
         raise ValueError(f"Expected -m with hydra/launcher={launcher}: a single run is trained by this process")
     prepare(cfg, hydra.overrides.task)
-    if not alone and cfg.sparsity.get("_target_") == "sparse_lightning.Dense":
+    if not alone and cfg.sparsity.get("_target_") == "sparse_lightning.Dense" and "density" in cfg.sparsity:
         cfg.sparsity.density = 1.0  # beside methods that are swept over densities
     given = {override.lstrip("+~").partition("=")[0] for override in hydra.overrides.task}
     keys = given - set(hydra.job.config.override_dirname.exclude_keys)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from sparse_lightning.functional.checks import expect_one_of
 from sparse_lightning.study.analysis.runs import label
 
 HEADLINE = "hebbian_growth"  # also compared with where no experiment is named
@@ -112,8 +113,7 @@ def load(name: str) -> Experiment:
         ValueError: There is none of that name.
     """
     known = sorted(path.stem for path in Path(__file__).parent.glob("*.json"))
-    if name not in known:
-        raise ValueError(f"Expected experiment_name to be one of {', '.join(known)}, got {name!r}")
+    expect_one_of("experiment_name", name, known)
     content = json.loads(Path(__file__).with_name(f"{name}.json").read_text(encoding="utf-8"))
     resolution = content.pop("resolution")
     cells = [Cell(**{"resolution": resolution, **cell}) for cell in content.pop("cells")]
