@@ -554,7 +554,12 @@ def test_a_name_that_is_nearly_a_hook_is_warned_of_where_the_method_is_used(recw
         def weigh(self, layer):
             return layer.weight
 
+    class Helped(Fine):
+        def _growth_scores(self, layer):
+            return layer.weight
+
     Fine()
+    Helped()
     assert not [each for each in recwarn if "called by nothing" in str(each.message)]
     with pytest.warns(UserWarning, match="Mine.growth_score is called by nothing: did you mean growth_scores?"):
         Mine()
@@ -573,6 +578,10 @@ def test_a_subclass_that_reads_the_gradient_is_asked_once_there_is_one(fit, mode
         assert callback.rewirings == 2
         masks.append(dict(callback.masks))
     assert all(mask.equal(masks[1][name]) for name, mask in masks[0].items())
+    again = ByGradient(0.3)
+    again.sparsify(copy.deepcopy(net))
+    with pytest.raises(ValueError, match="Expected a gradient to rewire by, got none: rewire after a backward pass"):
+        again.rewire()
 
 
 def test_a_mask_of_what_to_prune_that_is_not_boolean_is_refused(fit, model, net):

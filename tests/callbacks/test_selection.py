@@ -292,6 +292,7 @@ def test_a_glob_is_of_a_parameter_or_its_layer():
         ({"density": 0}, r"Expected density in \(0, 1\], got 0"),
         ({"density": 1.3}, r"Expected density in \(0, 1\], got 1.3"),
         ({"density": 80}, r"Expected density in \(0, 1\], got 80: did you mean 0\.8\?"),
+        ({"prune_fraction": 100}, r"Expected prune_fraction in \[0, 1\), got 100$"),
         ({"prune_fraction": 30}, r"Expected prune_fraction in \[0, 1\), got 30: did you mean 0\.3\?"),
         ({"density": math.nan}, r"Expected density in \(0, 1\], got nan"),
         ({"density": True}, r"Expected density in \(0, 1\], got True"),

@@ -97,4 +97,4 @@ def test_what_csr_leaves_dense_counts_as_dense():
     bytes_ = {line.split()[0]: line.split()[1] for line in lines if line.startswith(("dense ", "csr "))}
     dense = 4 * (72 + 8 + 80 + 10)
     assert bytes_ == {"dense": f"{dense}", "csr": f"{dense - 4 * 80 + 4 * 40 + 4 * (40 + 11)}"}
-    assert "Dense in csr too, which is for Linear layers: 0." in lines
+    assert "Dense in csr too: 0 (a Conv2d)." in lines

@@ -212,6 +212,28 @@ def test_packed_files_are_read_with_their_masks_whatever_their_name(trained, tmp
     assert sparsity_report(path) == sparsity_report(module.state_dict(), callback.masks)
 
 
+def test_weights_that_are_too_dense_to_be_packed_keep_their_masks_too(tmp_path):
+    pytest.importorskip("safetensors")
+    weights = {"sparse": torch.ones(40, 40), "dense": torch.ones(40, 40)}
+    weights["sparse"][4:], weights["dense"][:, 0] = 0, 0
+    save_safetensors(weights, tmp_path / "zeros")
+    given = {name: weight != 0 for name, weight in weights.items()}
+    given["dense"][:30] = True  # a connection that is zero
+    save_safetensors(weights, tmp_path / "masks", masks=given)
+    for path, wanted in (("zeros", {name: weight != 0 for name, weight in weights.items()}), ("masks", given)):
+        found = topology_of(tmp_path / path)
+        assert found.keys() == wanted.keys()
+        assert all(found[name].equal(mask) for name, mask in wanted.items())
+
+
+def test_a_damaged_packed_file_is_refused_with_what_is_wrong(tmp_path):
+    files = pytest.importorskip("safetensors.torch")
+    about = {"sparse_lightning": '{"a": {"shape": [2, 4], "coding": "bits"}}'}
+    files.save_file({"a.values": torch.ones(3)}, tmp_path / "lacking", metadata=about)
+    with pytest.raises(ValueError, match="Expected values and topology of 'a'"):
+        topology_of(tmp_path / "lacking")
+
+
 def test_files_of_safetensors_itself_are_read(tmp_path):
     files = pytest.importorskip("safetensors.torch")
     files.save_file({"fc.weight": torch.tensor([[0.5, 0.0]])}, tmp_path / "plain.st")

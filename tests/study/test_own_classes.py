@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 import torch
 from common import ROOT, SHORT, script
+from lightning.pytorch import Callback
 from omegaconf import OmegaConf
+from strangers import WithOptions
 
 from sparse_lightning import SET
 from sparse_lightning.study.train.build import arguments, defaults_of
@@ -119,10 +121,15 @@ def test_defaults_are_those_of_the_constructor_itself() -> None:
     left = defaults_of({"sparsity": {"_target_": "strangers.WithOptions", "density": 0.2}})
     assert left == {"sparsity.twice": False}  # what the options stand for is not known
     assert defaults_of({"data": {"_target_": "strangers.Noise"}}) == {"data.size": 64}
-    config = {"sparsity": {"_target_": "sparse_lightning.SET", "density": 0.3}}
-    known = defaults_of(config, {"sparsity": SET(0.3, every_n_steps=7)})
-    assert known["sparsity.every_n_steps"] == 7
+    config = {"sparsity": {"_target_": "strangers.WithOptions", "density": 0.3}}
+    known = defaults_of(config, {"sparsity": WithOptions(density=0.3)})  # but of what was built
+    assert (known["sparsity.twice"], known["sparsity.growth"]) == (False, "random")
     assert not {"sparsity.density", "sparsity.seed"} & set(known)
+    left = defaults_of({"sparsity": {"_target_": "sparse_lightning.SET"}}, {"sparsity": SET(0.3)})
+    assert left["sparsity.density"] == 0.1  # that of the constructor itself
+    other = Callback()
+    other.base_arguments = {}
+    assert defaults_of({"sparsity": {"_target_": "lightning.pytorch.Callback"}}, {"sparsity": other}) == {}
     assert defaults_of({"model": {"_target_": "strangers.Regression", "_args_": [8]}}) == {}
     assert defaults_of({"model": {"_target_": "no.such.Class"}, "data": {"_target_": "builtins.dict"}}) == {}
 
@@ -155,12 +162,24 @@ def test_a_finished_run_whose_class_has_changed_since_is_named(tmp_path: Path) -
     )
 
 
-def test_an_argument_that_one_of_two_swept_classes_lacks_is_answered_with_what_to_do(tmp_path: Path) -> None:
-    classes = "sparsity._target_=sparse_lightning.SET,sparse_lightning.Dense"
-    done = script("train.py", "-m", classes, "+sparsity.power=1,2", f"output_dir={tmp_path / 'study'}", check=False)
+@pytest.mark.parametrize(
+    ("setting", "answer"),
+    [
+        ("+sparsity.power=1,2", "got 'power'"),
+        (
+            "+sparsity.twice=true,false",
+            "got 'twice'; what only one of the classes takes needs a command of its own, into the same output_dir",
+        ),
+    ],
+)
+def test_an_argument_that_a_swept_class_lacks_is_answered_with_what_to_do(
+    setting: str, answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    classes = "sparsity._target_=strangers.WithOptions,sparse_lightning.SET"
+    done = script("train.py", "-m", classes, setting, f"output_dir={tmp_path / 'study'}", check=False)
     assert done.returncode == 1
-    advice = "in a sweep, what only one class takes needs a command of its own, into the same output_dir"
-    assert done.stderr.strip().endswith(f"got 'power'; {advice}")
+    assert done.stderr.strip().endswith(answer)
 
 
 def test_an_argument_of_swept_methods_may_have_one_value(tmp_path: Path) -> None:

@@ -220,10 +220,14 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["sparsity=set", "model.hebbian_grow=true"], "Expected sparsity.growth instead of model.hebbian_grow"),
         (
             ["sparsity._target_=nowhere.Method"],
-            "got 'nowhere.Method': No module named 'nowhere'; put the folder of nowhere on PYTHONPATH",
+            "got 'nowhere.Method' (No module named 'nowhere'): put the folder of nowhere on PYTHONPATH",
         ),
-        (["sparsity._target_=sparse_lightning.Rigl"], "no attribute 'Rigl'; did you mean 'RigL'?"),
-        (["sparsity._target_=SET"], "No module named 'SET'; write module.Class, as in sparse_lightning.SET"),
+        (["sparsity._target_=sparse_lightning.Rigl"], "no attribute 'Rigl'): did you mean 'sparse_lightning.RigL'?"),
+        (
+            ["sparsity._target_=sparse_lightening.SET"],
+            "(No module named 'sparse_lightening'): did you mean 'sparse_light",
+        ),
+        (["sparsity._target_=SET"], "(No module named 'SET'): write module.Class, as in sparse_lightning.SET"),
         (
             ["sparsity._target_=sparse_lightning.HebbianGrowth"],
             "give it to a method, as in 'sparsity.growth={_target_:sparse_lightning.HebbianGrowth}'",
@@ -233,6 +237,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "a class is given as 'sparsity.growth={_target_:sparse_lightning.HebbianGrowth}'",
         ),
         (["model.optimizer=adam"], "got 'adam': did you mean 'Adam'?"),
+        (["--model.density=0.1"], "got '--model.density=0.1'; write model.density=0.1"),
         (["--seed", "3"], "Expected overrides as key=value, got '--seed'; write seed=3"),
         (
             ["--config-name", "stduy"],

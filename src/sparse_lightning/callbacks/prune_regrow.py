@@ -223,16 +223,17 @@ class PruneRegrow(SparseTrainingHooks):
 
     def _warn_of_misspelt_methods(self) -> None:
         """Warn of a method that is called nearly as one of these, and so never."""
+        inherited = [hook for hook in HOOKS if not self._overrides(hook)]
         for name in (name for name in dir(self) if not hasattr(PruneRegrow, name)):
-            near = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.85)
+            near = difflib.get_close_matches(name, inherited, n=1, cutoff=0.85)
             if near and callable(getattr(type(self), name, None)):
                 rank_zero_warn(f"{type(self).__name__}.{name} is called by nothing: did you mean {near[0]}?")
 
     # To look at.
 
     @property
-    def arguments(self) -> Mapping[str, Any]:
-        """All arguments of the constructor with their values, by name; read-only."""
+    def base_arguments(self) -> Mapping[str, Any]:
+        """The arguments of PruneRegrow itself with their values, by name, whatever a subclass takes; read-only."""
         return MappingProxyType(self._arguments)
 
     @property
@@ -261,7 +262,7 @@ class PruneRegrow(SparseTrainingHooks):
             raise RuntimeError("Expected a model that fit or sparsify has set up, got none to summarise")
         own = type(self).__name__  # of a method that decides by itself
         growth = own if self._has_own_scores else repr(self.growth) if self.growth else "none"
-        criteria = repr(self.pruning) if type(self).prune_mask is PruneRegrow.prune_mask else own, growth
+        criteria = own if self._overrides("prune_mask") else repr(self.pruning), growth
         return summary(self._training.topology, self._training.statistics.get("coactivation"), criteria)
 
     def __repr__(self) -> str:
@@ -333,9 +334,14 @@ class PruneRegrow(SparseTrainingHooks):
 
     @property
     def _has_own_scores(self) -> bool:
-        return type(self).growth_scores is not PruneRegrow.growth_scores
+        return self._overrides("growth_scores")
+
+    def _overrides(self, method: str) -> bool:
+        return getattr(type(self), method) is not getattr(PruneRegrow, method)
 
     def _scores_or_blocks(self, layer: LayerView) -> Tensor | Iterable[Tensor]:
+        if self.reads_gradient and not layer.has_gradient:
+            raise ValueError("Expected a gradient to rewire by, got none: rewire after a backward pass")
         asks_blocks = isinstance(self.growth, Blockwise) and type(self.growth).scores is Blockwise.scores
         # Dense weights have a dense gradient: blocks save nothing there.
         if asks_blocks and isinstance(layer, CsrLayerView) and not self._has_own_scores:
@@ -344,7 +350,7 @@ class PruneRegrow(SparseTrainingHooks):
 
     @property
     def _asks_the_clock(self) -> bool:
-        return type(self).should_rewire is PruneRegrow.should_rewire
+        return not self._overrides("should_rewire")
 
     def _settings(self) -> dict[str, str]:
         """What a resumed run has to share with the one before, in words."""

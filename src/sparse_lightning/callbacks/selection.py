@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 
-from sparse_lightning.functional.checks import expect, is_number, nearest
+from sparse_lightning.functional.checks import expect, is_number, nearest, with_hint
 from sparse_lightning.functional.densities import Distribution
 from sparse_lightning.functional.masks import exact_fraction
 from sparse_lightning.functional.schedules import DENSITY_SCHEDULES, Schedule, geometric_descent
@@ -224,11 +224,8 @@ class _Inventory:
         ]
         if not names and not (computed and any(matches(name, pattern) for name in self.computed)):
             layers = [layer_name(name) for name in self.usual]
-            hint = _meant(pattern, layers)
-            raise ValueError(
-                f"Expected a layer to match {pattern!r} in {argument}, got only {', '.join(layers) or 'none'}"
-                + (f": {hint}" if hint else "")
-            )
+            found = f"Expected a layer to match {pattern!r} in {argument}, got only {', '.join(layers) or 'none'}"
+            raise ValueError(with_hint(found, _meant(pattern, layers)))
         return names
 
     def reason(self, name: str) -> str:
@@ -247,7 +244,7 @@ def _meant(pattern: str, layers: Sequence[str]) -> str:
     >>> _meant("net.layr1.*", layers), _meant("net.layer1", layers), _meant("head", layers)
     ("did you mean 'net.layer1.*'?", "did you mean 'net.layer1.*'?", "did you mean '*head'?")
     """
-    for wider in (f"{pattern}.*", f"*{pattern}", f"*{pattern}.*"):
+    for wider in () if not pattern else (f"{pattern}.*", f"*{pattern}", f"*{pattern}.*"):
         if any(matches(layer, wider) for layer in layers):
             return f"did you mean {wider!r}?"
     groups = [f"{group}.*" for layer in layers for group in accumulate(layer.split(".")[:-1], "{}.{}".format)]
@@ -300,7 +297,7 @@ def _check_per_layer(argument: str, value: PerLayer) -> None:
         keys = all(isinstance(pattern, str) for pattern in value)
         expect(keys, f"{argument} to be a number or numbers by layer name", value)
     for number in value.values() if isinstance(value, Mapping) else (value,):
-        percent = is_number(number) and 2 <= number <= 100
+        percent = is_number(number) and 2 <= number < 100
         hint = f"did you mean {number / 100:g}?" if percent else ""
         if argument != "prune_fraction":
             expect(is_number(number) and 0 < number <= 1, f"{argument} in (0, 1]", number, hint)

@@ -4,7 +4,7 @@ import statistics
 import time
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice, repeat
 from typing import Any
@@ -24,13 +24,13 @@ from sparse_lightning.export.packed import pack
 BATCHES = (1, 128)
 
 
-def size_table(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], in_csr: Collection[str]) -> str:
+def size_table(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], obstacles: Mapping[str, str]) -> str:
     """Return what the weights of a model take, in bytes: dense, in CSR, and packed as in a safetensors file.
 
     Args:
         weights: The parameters of a model, dense, by name.
         masks: The masks of the sparse ones.
-        in_csr: Those that :func:`~sparse_lightning.to_csr` can store in CSR, which are weights of Linear layers.
+        obstacles: Why :func:`~sparse_lightning.to_csr` leaves one of these dense, by name.
     """
     totals = [0, 0, 0]
     for name, weight in weights.items():
@@ -38,7 +38,7 @@ def size_table(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], in_cs
         if name in masks:
             active, rows = int(masks[name].count_nonzero()), len(weight)
             values = active * weight.element_size()
-            sizes[1] = values + 4 * (active + rows + 1) if name in in_csr else weight.nbytes
+            sizes[1] = values + 4 * (active + rows + 1) if name not in obstacles else weight.nbytes
             sizes[2] = min(weight.nbytes, values + pack(masks[name].cpu())[1].nbytes)
         totals = [total + size for total, size in zip(totals, sizes, strict=True)]
     rows_of = [("stored", "bytes", "of dense")]
@@ -46,8 +46,8 @@ def size_table(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], in_cs
         (word, f"{size:,}", f"{size / max(totals[0], 1):.3f}")
         for word, size in zip(("dense", "csr", "packed"), totals, strict=True)
     ]
-    dense = [name for name in masks if name not in in_csr]
-    note = [f"Dense in csr too, which is for Linear layers: {', '.join(map(layer_name, dense))}."] if dense else []
+    dense = ", ".join(f"{layer_name(name)} ({reason})" for name, reason in obstacles.items())
+    note = [f"Dense in csr too: {dense}."] if dense else []
     return "\n".join([table(rows_of), *note])
 
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from os import PathLike
 from pickle import UnpicklingError
 from typing import Any
@@ -125,8 +126,8 @@ def _costs(model: nn.Module, known: Mapping[str, Tensor], example: Tensor, laten
     weights = {name: weight.detach() for name, weight in dense.named_parameters()}
     found = {name: known.get(name, weight != 0) for name, weight in weights.items() if weight.dim() > 1}
     masks = {name: mask for name, mask in found.items() if not mask.all()}
-    in_csr = [name for name in masks if obstacle(dense, name) is None]
-    costs = [size_table(weights, masks, in_csr), flop_table(dense, masks, example)]
+    obstacles = {name: reason for name in masks if (reason := obstacle(dense, name))}
+    costs = [size_table(weights, masks, obstacles), flop_table(dense, masks, example)]
     return [*costs, latency_table(dense, example)] if latency else costs
 
 
@@ -149,9 +150,10 @@ def _content(checkpoint: Checkpoint) -> Mapping[str, Any]:
         return checkpoint
     if not isinstance(checkpoint, str | PathLike):
         raise ValueError(f"Expected a file or a mapping of weights by name, got {type(checkpoint).__name__}")
-    try:
+    with suppress(IsADirectoryError):  # which is refused below
         if is_safetensors(checkpoint):
             return load_safetensors(checkpoint)
+    try:
         with warnings.catch_warnings(action="ignore"):  # of old pickles
             content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except UnpicklingError:

@@ -24,8 +24,9 @@ def save_safetensors(
 ) -> None:
     """Write the weights of a model to a safetensors file, the sparse ones as values and a packed topology.
 
-    A weight with zeros is packed where that is smaller: its connections' values, and their positions as gaps of a byte
-    or as a bit for each weight, whichever takes less. Other tensors are written as they are.
+    A weight with a mask is packed, and another with zeros where that is smaller: its connections' values, and their
+    positions as gaps of a byte or as a bit for each weight, whichever takes less. Other tensors are written as they
+    are.
 
     Args:
         model: A model, its ``state_dict`` or a checkpoint with one; sparse layers are written under the names of dense
@@ -58,7 +59,7 @@ def save_safetensors(
         mask = known[name].cpu() | (weight != 0) if name in known else weight != 0
         coding, topology = pack(mask)
         values = weight.flatten()[positions_of(mask)]
-        if weight.dim() > 1 and values.nbytes + topology.nbytes < weight.nbytes:
+        if name in known or (weight.dim() > 1 and values.nbytes + topology.nbytes < weight.nbytes):
             tensors[f"{name}.values"], tensors[f"{name}.topology"] = values, topology
             packed[name] = {"shape": list(weight.shape), "coding": coding}
         else:
@@ -73,8 +74,8 @@ def load_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
         path: The file.
 
     Returns:
-        The weights, dense, by name: for ``load_state_dict``. As in the ``state_dict`` of a training, the masks of those
-        that were packed are in its metadata.
+        The weights, dense, by name: for ``load_state_dict``. As in the ``state_dict`` of a training, masks are in its
+        metadata: of those that were packed, and of others with zeros by what is not zero.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -89,7 +90,8 @@ def load_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
             packed = json.loads((file.metadata() or {}).get(_KEY, "{}"))
     except SafetensorError as error:
         raise ValueError(f"Expected {path} to be a safetensors file, got one that cannot be read: {error}") from error
-    masks = {}
+    plain = tensors.items() if packed else ()
+    masks = {name: weight != 0 for name, weight in plain if weight.dim() > 1 and (weight == 0).any()}
     for name, about in packed.items():
         values, topology = (tensors.pop(f"{name}.{part}", None) for part in ("values", "topology"))
         if values is None or topology is None:

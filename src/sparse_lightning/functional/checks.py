@@ -17,7 +17,16 @@ def expect(condition: bool, expectation: str, got: Any, hint: str = "") -> None:
     ValueError: Expected density in (0, 1], got 80: did you mean 0.8?
     """
     if not condition:
-        raise ValueError(f"Expected {expectation}, got {got!r}{': ' if hint else ''}{hint}")
+        raise ValueError(with_hint(f"Expected {expectation}, got {got!r}", hint))
+
+
+def with_hint(sentence: str, hint: str) -> str:
+    """Return a sentence with a hint at its end, if there is one.
+
+    >>> with_hint("got 80", "did you mean 0.8?"), with_hint("got 80", "")
+    ('got 80: did you mean 0.8?', 'got 80')
+    """
+    return f"{sentence}: {hint}" if hint else sentence
 
 
 def is_number(value: Any) -> bool:

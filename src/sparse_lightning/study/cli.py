@@ -15,7 +15,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException, Ove
 from omegaconf import OmegaConf
 
 from sparse_lightning import __version__
-from sparse_lightning.functional.checks import nearest
+from sparse_lightning.functional.checks import nearest, with_hint
 from sparse_lightning.study.sweep.names import key_of, sweep_with_groups
 from sparse_lightning.study.sweep.progress import StudyProgress, failed, reason
 from sparse_lightning.study.train.record import program, result_of, sentence
@@ -61,7 +61,7 @@ def command(main: Callable[[], object], conf: Path) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing
     try:
         sys.argv[1:] = [_in_the_case_of_files(word, conf) for word in sys.argv[1:]]
-        _refuse_keys_as_options(conf)
+        _refuse_keys_as_options()
         if {"-m", "--multirun"} & set(sys.argv):
             _sweep_with_groups()
         for _ in range(TRIES):
@@ -104,15 +104,15 @@ def _in_the_case_of_files(word: str, conf: Path) -> str:
     return f"{group}={','.join(chosen)}" if files else word
 
 
-def _refuse_keys_as_options(conf: Path) -> None:
-    """Refuse a key that is given as an option, such as --seed 3.
+def _refuse_keys_as_options() -> None:
+    """Refuse a key that is given as an option, such as --seed 3 or --model.density=0.1.
 
     Raises:
         ValueError: One is.
     """
     for word, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
-        key, _, value = word.removeprefix("--").partition("=")
-        if word.startswith("--") and key in KEYS:
+        key, _, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and key.partition(".")[0] in KEYS:
             given = value or (following if following[:1] != "-" and "=" not in following else "") or "VALUE"
             raise ValueError(f"Expected overrides as key=value, got {word!r}; write {key}={given}")
 
@@ -183,6 +183,8 @@ def suggest(key: str, keys: list[str]) -> str:
     >>> keys = ["model", "model.learning_rate", "model.lr_gamma", "model.hebbian_grow", "logger"]
     >>> [suggest(key, keys) for key in ("model.lr", "model.hebian_grow", "trainer.logger")]
     [". Did you mean 'model.learning_rate'?", ". Did you mean 'model.hebbian_grow'?", ". Did you mean 'logger'?"]
+    >>> suggest("epochs", ["trainer", "trainer.max_epochs"]), suggest("data.num_train", ["data", "trainer"])
+    (". Did you mean 'trainer.max_epochs'?", '')
     """
     group, _, leaf = key.rpartition(".")
     names = {each: each.rpartition(".")[2] for each in sorted(keys, key=lambda each: each.rpartition(".")[0] != group)}
@@ -191,6 +193,7 @@ def suggest(key: str, keys: list[str]) -> str:
     beside = [name for each, name in names.items() if each.rpartition(".")[0] == group]
     near = difflib.get_close_matches(leaf, beside, n=1)
     near = near or difflib.get_close_matches(leaf, names.values(), n=1, cutoff=0.8)  # in another group
+    near += [name for name in names.values() if leaf in name.split("_") or name in leaf.split("_")]
     similar = [each for each, name in names.items() if name in near]
     longer = [each for each, name in names.items() if name.startswith(leaf)]
     found = [*same, *initials, *similar, *longer]
@@ -200,8 +203,7 @@ def suggest(key: str, keys: list[str]) -> str:
 def _one_of(what: str, name: str, options: list[str]) -> str:
     """The sentence on a name that is none of these."""
     meant = "none" if name.lower() in ("dense", "off") and "none" in options else name
-    hint = nearest(meant, options)
-    return f"Expected {what} to be one of {', '.join(options)}, got {name!r}" + (f": {hint}" if hint else "")
+    return with_hint(f"Expected {what} to be one of {', '.join(options)}, got {name!r}", nearest(meant, options))
 
 
 def _is_complete() -> bool:

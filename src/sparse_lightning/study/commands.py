@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparse_lightning import __version__
-from sparse_lightning.functional.checks import nearest
+from sparse_lightning.functional.checks import nearest, with_hint
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -33,9 +33,8 @@ def main() -> None:
     elif word == "--version":
         print(f"sparse_lightning {__version__}")
     else:
-        hint = nearest(word, known)
-        meant = f": {hint}" if hint else ""
-        sys.exit(f"Error: Expected sparse-lightning train or sparse-lightning report, got {word!r}{meant}\n\n{USAGE}")
+        refused = f"Error: Expected sparse-lightning train or sparse-lightning report, got {word!r}"
+        sys.exit(f"{with_hint(refused, nearest(word, known))}\n\n{USAGE}")
 
 
 def train() -> None:

@@ -166,7 +166,7 @@ def test_the_arguments_of_a_class_are_no_factors_but_are_named(tmp_path: Path) -
     assert design.factors == ("sparsity",)
     assert design.moved["update_every"] == "update_every: 100 in RigL; null in SET."
     words = " ".join(design.notes())
-    assert "except those that belong to sparsity (prune_fraction, update_every)." in words
+    assert "except those that change along with sparsity (sparsity.prune_fraction, update_every)." in words
     assert design.against == {"sparsity": "SET"}
 
 
@@ -176,7 +176,17 @@ def test_a_word_and_a_class_in_its_place_are_two_levels(tmp_path: Path) -> None:
     sweep(tmp_path, {**method, "sparsity.growth": "random"}, {**method, **own})
     design, _, _ = arrange(load_runs(tmp_path))
     assert design.pairs == {"growth=Growth": "growth=random"}
-    assert "except those that belong to growth (power)." in " ".join(design.notes())
+    assert "except those that change along with growth (sparsity.growth.power)." in " ".join(design.notes())
+
+
+def test_an_object_within_an_object_is_part_of_it(tmp_path: Path) -> None:
+    own = {"sparsity.growth._target_": "mine.Soft", "sparsity.growth.growth._target_": "mine.Growth"}
+    method = {"sparsity._target_": "sparse_lightning.SET"}
+    powers = [{**method, **own, "sparsity.growth.power": power} for power in (2, 4)]
+    sweep(tmp_path, {**method, "sparsity.growth": "random"}, *powers)
+    design, _, _ = arrange(load_runs(tmp_path))
+    assert len(design.arms) == 3
+    assert set(design.pairs.values()) == {"growth=random"}
 
 
 def test_files_of_a_group_name_the_arms_where_every_run_chose_one(tmp_path: Path) -> None:
@@ -382,6 +392,16 @@ def test_a_factor_of_three_numbers_has_a_figure_and_many_arms_have_no_other(tmp_
 def test_two_numbers_or_a_word_are_no_numeric_factor(tmp_path: Path) -> None:
     sweep(tmp_path, *({"model.density": each} for each in (0.1, 0.2)), {"model.density": "much"}, seeds=[0])
     assert numeric_factor(analyse([tmp_path]).design) is None
+
+
+def test_a_difference_is_mixed_only_where_the_reference_differs_in_what_is_compared(tmp_path: Path) -> None:
+    pairs = ((0.1, 0.0), (0.2, 0.5), (0.3, 0.0))
+    sweep(tmp_path, *({"model.density": density, "model.dropout": dropout} for density, dropout in pairs))
+    (warned,) = (each for each in analyse([tmp_path]).warnings if "as well as" in each)
+    assert (
+        warned
+        == "A difference may come from density (0.2, not 0.1) as well as from dropout, in dropout=0.5,density=0.2."
+    )
 
 
 def test_arms_with_the_same_metrics_are_named(tmp_path: Path) -> None:

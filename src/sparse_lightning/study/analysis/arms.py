@@ -66,16 +66,18 @@ class Design:
             found = {arm: bases[0] for arm in self.arms if bases and arm != bases[0]}
         return found
 
-    def mixed(self, arm: str) -> dict[str, str]:
-        """The factors in which an arm differs from what it is compared with, besides that of `against`, in words.
+    def mixed(self, arm: str, reference: str) -> dict[str, str]:
+        """The factors in which two arms differ besides that of `against`, in words, if they differ in that.
 
         Those that only one of the two has are left out.
 
         >>> arms = {"a": {"method": "SET", "epochs": "3"}, "b": {"method": "RigL", "epochs": "5"}}
-        >>> Design(("method", "epochs"), arms, {"method": "SET"}).mixed("b")
+        >>> Design(("method", "epochs"), arms, {"method": "SET"}).mixed("b", "a")
         {'epochs': '5, not 3'}
         """
-        own, other = self.arms[arm], self.arms[self.pairs[arm]]
+        own, other = self.arms[arm], self.arms[reference]
+        if all(own[name] == other[name] for name in self.against):
+            return {}
         differing = [name for name in own if own[name] != other[name] and name not in self.against]
         return {name: f"{own[name]}, not {other[name]}" for name in differing if "null" not in (own[name], other[name])}
 
@@ -85,18 +87,17 @@ class Design:
         chosen = f"{against} (chosen by default)" if self.inferred else against
         if not self.factors:
             yield "The finished runs differ only in their seeds: there is one arm, and nothing to compare it with."
-        elif not self.pairs:
+        elif not (pairs := self.pairs):
             yield f"No arm has a counterpart with {chosen}: nothing is compared."
         else:
-            several = dict.fromkeys(name for arm in self.pairs for name in self.mixed(arm))
+            several = dict.fromkeys(name for pair in pairs.items() for name in self.mixed(*pair))
             differ = f"{' and '.join(several)} differ{'s' * (len(several) == 1)} too"
             rest = f"although {differ}" if several else "with all other settings equal"
             if self.moved and not several:
                 belonging = " and ".join(name for name in self.factors if name in self.classes)
-                named = ", ".join(_titles(list(self.moved)).values())
-                rest = f"with equal settings except those that belong to {belonging} ({named})"
+                rest = f"with equal settings except those that change along with {belonging} ({', '.join(self.moved)})"
             yield f"Each arm is compared with {chosen}, in pairs of runs with the same seed, {rest}."
-            alone = [arm for arm in self.arms if arm not in {*self.pairs, *self.pairs.values()}]
+            alone = [arm for arm in self.arms if arm not in {*pairs, *pairs.values()}]
             if alone:
                 yield f"Not compared, because they have no counterpart: {'; '.join(alone)}."
 
@@ -171,6 +172,8 @@ def _objects(labels: pd.DataFrame) -> pd.DataFrame:
     There it takes the place of its arguments; elsewhere its class and its arguments stand alone.
     """
     for name in [name for name in map(str, labels) if name.endswith(CLASS) and name.count(".") > 1]:
+        if name not in labels:  # it is part of an object that stands as a whole
+            continue
         parent = name.removesuffix(CLASS)
         whole = parent if parent in labels else parent.rpartition(".")[2]
         objects = labels.loc[labels[name] != "null"]

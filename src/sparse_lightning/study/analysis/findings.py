@@ -199,13 +199,13 @@ def _diverged(frame: pd.DataFrame) -> list[str]:
 
 def _without_effect(found: Findings) -> list[str]:
     """Which arms have the metric of another in every epoch of every pair."""
-    courses: dict[str, dict[str, list[float]]] = {arm: {} for arm in found.design.arms}
+    courses: dict[str, dict[str, pd.Series[float]]] = {arm: {} for arm in found.design.arms}
     for arm, pair, curve in zip(found.runs["arm"], found.runs["pair"], found.curves, strict=True):
-        courses[arm][pair] = curve[found.metric].tolist()
+        courses[arm][pair] = curve[found.metric]
 
     def same(one: str, other: str) -> bool:
         pairs = courses[one].keys() & courses[other].keys()
-        return bool(pairs) and all(courses[one][pair] == courses[other][pair] for pair in pairs)
+        return bool(pairs) and all(courses[one][pair].equals(courses[other][pair]) for pair in pairs)
 
     groups: dict[str, list[str]] = {}
     for arm in courses:
@@ -218,7 +218,7 @@ def _mixed(found: Findings) -> list[str]:
     """Which comparisons cannot tell the effect of one setting from that of another."""
     arms: dict[str, list[str]] = {}
     for compared in found.comparisons:
-        if words := found.design.mixed(compared.arm):
+        if words := found.design.mixed(compared.arm, compared.reference):
             named = " and ".join(f"{name} ({values})" for name, values in words.items())
             arms.setdefault(named, []).append(compared.arm)
     against = " and ".join(found.design.against)

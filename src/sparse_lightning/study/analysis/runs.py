@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparse_lightning.functional.checks import nearest
+from sparse_lightning.functional.checks import nearest, with_hint
 from sparse_lightning.study.train.record import (
     CONFIG,
     DENSITY,
@@ -230,9 +230,8 @@ def _status(folder: Path, rows: pd.DataFrame, metric: str) -> dict[str, Any]:
         raise ValueError(f"Expected {METRICS} to have the {epochs} epochs that {RESULT} says, got {len(rows)}")
     diverged = divergence(read_metrics(folder), metric)
     if not diverged and (metric not in rows or rows[metric].isna().all()):
-        names = [name for name in map(str, rows) if "/" not in name]
-        hint = nearest(metric, names)
-        raise ValueError(f"{_NO_METRIC} ({', '.join(names)}), got {metric!r}" + (f": {hint}" if hint else ""))
+        names = ", ".join(name for name in map(str, rows) if "/" not in name)
+        raise ValueError(with_hint(f"{_NO_METRIC} ({names}), got {metric!r}", nearest(metric, map(str, rows))))
     return {"status": "diverged" if diverged else "finished", "error": f"diverged: {diverged}" if diverged else None}
 
 

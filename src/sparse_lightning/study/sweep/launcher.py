@@ -149,9 +149,7 @@ def _refuse_unbuildable(jobs: Sequence[Job]) -> None:
         sender.close()
         with contextlib.suppress(EOFError):  # it crashed: let the runs themselves show why
             if refusal := receiver.recv():
-                several = "to have arguments of" in refusal and len(jobs) > 1
-                advice = "; in a sweep, what only one class takes needs a command of its own, into the same output_dir"
-                sys.exit(f"Error: {refusal}{advice * several}")
+                sys.exit(f"Error: {refusal}")
         process.join()
 
 

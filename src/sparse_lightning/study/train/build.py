@@ -12,11 +12,24 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from sparse_lightning.functional.checks import expect, nearest
+from sparse_lightning.functional.checks import nearest, with_hint
 from sparse_lightning.study.train.record import is_own
 
-_CRITERIA = {"GrowthCriterion": "growth", "PruningCriterion": "pruning", "CountCriterion": "counts"}
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class UnknownArgumentError(ValueError):
+    """A configuration gives an argument that its class does not take.
+
+    Attributes:
+        key: The key of the configuration.
+        name: The argument.
+    """
+
+    def __init__(self, key: str, kind: str, name: str, taken: Sequence[str]) -> None:
+        self.key, self.name = key, name
+        text = f"Expected {key} to have arguments of {kind} ({', '.join(taken)}), got {name!r}"
+        super().__init__(with_hint(text, nearest(name, taken)))
 
 
 def arguments(cls: type) -> tuple[list[str], bool]:
@@ -47,7 +60,7 @@ def defaults_of(config: Mapping[str, Any], built: Mapping[str, object] = Mapping
 
     Args:
         config: Objects by key, each with ``_target_`` and arguments.
-        built: What was built of them, by key; a PruneRegrow has its `arguments`.
+        built: What was built of them, by key; a PruneRegrow has its `base_arguments`.
 
     >>> defaults_of({"model": {"_target_": "sparse_lightning.KWinners", "percent_on": 0.1}})["model.boost_strength"]
     1.0
@@ -59,8 +72,9 @@ def defaults_of(config: Mapping[str, Any], built: Mapping[str, object] = Mapping
             missing = {each.name: each.default for each in known if each.kind in _NAMED and each.name not in nested}
             found |= {f"{key}.{name}": value for name, value in missing.items() if name != "seed" and _is_plain(value)}
     for key, each in built.items():
-        options = {name: value for name, value in getattr(each, "arguments", {}).items() if name not in config[key]}
-        found |= {f"{key}.{name}": value for name, value in options.items() if name != "seed" and _is_plain(value)}
+        passed_on = getattr(each, "base_arguments", {}).items()
+        own = {*config[key], *inspect.signature(type(each)).parameters, "seed"}
+        found |= {f"{key}.{name}": value for name, value in passed_on if name not in own and _is_plain(value)}
     return {name.removeprefix("."): value for name, value in found.items()}
 
 
@@ -81,28 +95,37 @@ def target(config: Mapping[str, Any], where: str, kind: type = object) -> type:
         found = pkgutil.resolve_name(str(path))
     except Exception as error:  # whatever the import of a module raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        hint = _importable(str(path), error)
-        text = f"Expected {where}._target_ to name a class to import, got {path!r}: {reason}"
-        raise ValueError(f"{text}; {hint}" if hint else text) from error
+        text = f"Expected {where}._target_ to name a class to import, got {path!r} ({reason})"
+        raise ValueError(with_hint(text, _importable(str(path), error))) from error
     if not (isinstance(found, type) and issubclass(found, kind)):
         what = "a class" if kind is object else f"a {kind.__name__}"
-        bases = [each.__name__ for each in found.__mro__] if isinstance(found, type) else []
-        argument = next((name for base, name in _CRITERIA.items() if base in bases), "")
-        hint = f": give it to a method, as in '{where}.{argument}={{_target_:{path}}}'" if argument else ""
-        raise ValueError(f"Expected {where}._target_ to name {what}, got {path!r}{hint}")
+        argument = _decided_by(found)
+        hint = f"give it to a method, as in '{where}.{argument}={{_target_:{path}}}'" if argument else ""
+        raise ValueError(with_hint(f"Expected {where}._target_ to name {what}, got {path!r}", hint))
     return found
+
+
+def _decided_by(found: Any) -> str:
+    """The argument of a method that takes a criterion of this class; empty for any other class."""
+    from sparse_lightning import CountCriterion, GrowthCriterion, PruningCriterion  # slow
+
+    taken = {"growth": GrowthCriterion, "pruning": PruningCriterion, "counts": CountCriterion}
+    return next((name for name, kind in taken.items() if isinstance(found, type) and issubclass(found, kind)), "")
 
 
 def _importable(path: str, error: Exception) -> str:
     """A hint for a class that cannot be imported: a name near to it, or where its module is looked for."""
     module, _, name = path.rpartition(".")
+    package = path.partition(".")[0]
     if not module:
         return "write module.Class, as in sparse_lightning.SET"
-    if isinstance(error, ModuleNotFoundError) and error.name == path.partition(".")[0]:
-        return f"put the folder of {error.name} on PYTHONPATH"
-    if isinstance(error, AttributeError):
-        with contextlib.suppress(Exception):  # whatever the import of a module raises
-            return nearest(name, dir(pkgutil.resolve_name(module)))
+    if isinstance(error, ModuleNotFoundError) and error.name == package:
+        return nearest(package, ["sparse_lightning"]) or f"put the folder of {package} on PYTHONPATH"
+    owner = package if package == "sparse_lightning" else module
+    with contextlib.suppress(Exception):  # whatever the import of a module raises
+        found = pkgutil.resolve_name(owner)
+        classes = [each for each in dir(found) if isinstance(getattr(found, each), type)]
+        return nearest(name, classes).replace("'", f"'{owner}.", 1)
     return ""
 
 
@@ -134,16 +157,15 @@ def build(config: Mapping[str, Any], where: str, kind: type, seed: int | None = 
         taken, takes_others = arguments(target(nested, key))
         for name in nested:
             if not (str(name).startswith("_") or name in taken or takes_others):
-                known = f"{key} to have arguments of {nested['_target_']} ({', '.join(taken)})"
-                expect(False, known, name, nearest(name, taken))
+                raise UnknownArgumentError(key, nested["_target_"], str(name), taken)
     taken, _ = arguments(target(config, where, kind))
     given = {"seed": seed, **given} if seed is not None and "seed" not in config else given
     try:
         return instantiate(config, **{name: value for name, value in given.items() if name in taken})
     except InstantiationException as error:
         if isinstance(error.__cause__, ValueError):
-            hint = _as_class(config, where, str(error.__cause__))
-            raise ValueError(f"{where}: {error.__cause__}{hint}") from error.__cause__
+            text = f"{where}: {error.__cause__}"
+            raise ValueError(with_hint(text, _as_class(config, where, text))) from error.__cause__
         raise
 
 
@@ -152,8 +174,8 @@ def _as_class(config: Mapping[str, Any], where: str, message: str) -> str:
     for name, value in config.items():
         if isinstance(value, str) and "." in value and name != "_target_" and message.endswith(f"got {value!r}"):
             with contextlib.suppress(ValueError):
-                target({"_target_": value}, f"{where}.{name}")
-                return f"; a class is given as '{where}.{name}={{_target_:{value}}}'"
+                if _decided_by(target({"_target_": value}, name)) == name:
+                    return f"a class is given as '{where}.{name}={{_target_:{value}}}'"
     return ""
 
 

@@ -125,9 +125,9 @@ class Recorder(Checkpoint):
             self._best, self._density = None, density
         self._logged |= value is not None
         if not self._logged and self._validated:
-            known = sorted(name for name in metrics if "/" not in name and name != "epoch_time")
-            logged = f"report.metric to be logged each epoch ({', '.join(known)} are)"
-            expect(self.metric in known, logged, self.metric, nearest(self.metric, known))
+            known = ", ".join(sorted(name for name in metrics if "/" not in name and name != "epoch_time"))
+            logged = f"report.metric to be logged each epoch ({known} are)"
+            expect(self.metric in metrics, logged, self.metric, nearest(self.metric, metrics))
         sign = 1 if self.mode == "max" else -1
         if value is not None and trainer.strategy.broadcast(self._best is None or sign * value > sign * self._best):
             self._best = value if value == value else None  # any number is better than NaN

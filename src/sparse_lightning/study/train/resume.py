@@ -28,7 +28,6 @@ LOCK = ".lock"
 PATIENCE = 3.0  # seconds: more than a killed process needs to release its lock
 SETTINGS = "settings"  # in a checkpoint: the settings of its run
 _KEYS = {"epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", SETTINGS}
-_LEFT = "not given"
 _INSTEAD = "Choose another output_dir, or force=true to train it from the start"
 
 
@@ -101,12 +100,20 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     'model.density=0.1, not 0.2'
     >>> differences({"sparsity._target_": "A", "sparsity.power": 2}, {"sparsity._target_": "B"})
     'sparsity._target_=A, not B'
+    >>> differences({"sparsity": None, "model.rate": 1}, {"sparsity._target_": "B"})
+    'model.rate=1 (not given here), no sparsity._target_ (B here)'
     """
-    names = [name for name in {**there, **here} if there.get(name, _LEFT) != here.get(name, _LEFT)]
+    names = [name for name in {**there, **here} if there.get(name, "none") != here.get(name, "none")]
     compared = [name for name in names if name != DATA or (DATA in there and DATA in here)]
-    others = {name.removesuffix("_target_") for name in compared if name.endswith("._target_")}
-    own = [name for name in compared if name.endswith("._target_") or not name.startswith(tuple(others))]
-    return ", ".join(f"{name}={there.get(name, _LEFT)}, not {here.get(name, _LEFT)}" for name in own)
+    groups = tuple(name.removesuffix("_target_") for name in compared if name.endswith("._target_"))
+    own = [name for name in compared if f"{name}." not in groups]  # a group without anything in it
+    shown = [name for name in own if name.endswith("._target_") or not name.startswith(groups)]
+    return ", ".join(
+        f"{name}={there[name]} (not given here)" if name not in here
+        else f"no {name} ({here[name]} here)" if name not in there
+        else f"{name}={there[name]}, not {here[name]}"
+        for name in shown
+    )  # fmt: skip
 
 
 def refuse_other(folder: Path, config: Mapping[str, Any], there: Mapping[str, Any] | None = None) -> None:

@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from sparse_lightning.study.train.build import build, code_of, defaults_of
+from sparse_lightning.study.train.build import UnknownArgumentError, arguments, build, code_of, defaults_of, target
 from sparse_lightning.study.train.connections import Connections
 from sparse_lightning.study.train.lists import train_in_lists
 from sparse_lightning.study.train.record import (
@@ -100,8 +100,16 @@ def refuse_unbuildable(jobs: Sequence[Job]) -> None:
         ValueError: One cannot be built; its key is named.
     """
     configs = {OmegaConf.to_yaml(OmegaConf.masked_copy(_config(job), ["model", "sparsity"])) for job in jobs}
-    for cfg in (cast(DictConfig, OmegaConf.create(text)) for text in sorted(configs)):
-        _build_parts(cfg, seed=0)
+    every = [cast(DictConfig, OmegaConf.create(text)) for text in sorted(configs)]
+    for cfg in every:
+        try:
+            _build_parts(cfg, seed=0)
+        except UnknownArgumentError as error:
+            others = [arguments(target(each[error.key], error.key))[0] for each in every if error.key in each]
+            if any(error.name in taken for taken in others):
+                advice = "what only one of the classes takes needs a command of its own, into the same output_dir"
+                raise ValueError(f"{error}; {advice}") from error
+            raise
 
 
 def _build_parts(cfg: DictConfig, seed: int) -> tuple[LightningModule, list[Callback]]:
