@@ -145,6 +145,7 @@ def test_the_example_of_an_own_study_runs_by_its_command(tmp_path: Path) -> None
     assert "best val_loss" in done.stdout
     assert "ublished" not in done.stdout.replace("as published", "")
     assert len(list(tmp_path.glob("*/result.json"))) == 4
+    assert "with all other settings equal" in " ".join(done.stdout.split())
 
 
 def test_a_finished_run_whose_class_has_changed_since_is_named(tmp_path: Path) -> None:

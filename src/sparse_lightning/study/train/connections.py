@@ -214,8 +214,8 @@ class Connections(Callback):
             if 2 * dead > active and layer not in self._warned:
                 self._warned.add(layer)
                 warnings.warn(
-                    f"{self.folder.name}: {dead} of the {active} active connections of {layer} are exactly zero: "
-                    "its units, or those before or after, are dead",
+                    f"{dead} of the {active} active connections of {layer} are exactly zero: its units, or those "
+                    "before or after, are dead",
                     stacklevel=2,
                 )
         return found | {"dead/all": sum(found.values())}
