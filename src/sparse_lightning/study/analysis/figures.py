@@ -77,7 +77,7 @@ def draw(findings: Findings) -> Iterator[Picture]:
     for name in dict.fromkeys((findings.metric, findings.metric.replace("val_", "train_"))):
         if any(name in rows for rows in curves.values()):
             alt = f"{name} over epochs; at the last epoch: {_ends(curves, name)}"
-            caption = f"{BAND} The axis leaves out a first epoch that is far from the others."
+            caption = f"{BAND} The axis fits the epochs after the first."
             yield Picture(f"learning_curves_{name}", name, caption, alt, plots.learning_curve(curves, name))
     for metric in findings.main_metrics if several else ():  # one point is no figure
         yield _difference(findings, metric)
