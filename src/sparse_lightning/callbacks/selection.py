@@ -244,9 +244,9 @@ def _meant(pattern: str, layers: Sequence[str]) -> str:
     >>> _meant("net.layr1.*", layers), _meant("net.layer1", layers), _meant("head", layers)
     ("did you mean 'net.layer1.*'?", "did you mean 'net.layer1.*'?", "did you mean '*head'?")
     """
-    for wider in () if not pattern else (f"{pattern}.*", f"*{pattern}", f"*{pattern}.*"):
-        if any(matches(layer, wider) for layer in layers):
-            return f"did you mean {wider!r}?"
+    wider = (f"{pattern}.*", f"*{pattern}", f"*{pattern}.*") if pattern else ()
+    if found := next((each for each in wider if any(matches(layer, each) for layer in layers)), ""):
+        return f"did you mean {found!r}?"
     groups = [f"{group}.*" for layer in layers for group in accumulate(layer.split(".")[:-1], "{}.{}".format)]
     return nearest(pattern, [*layers, *groups])
 
