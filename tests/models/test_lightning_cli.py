@@ -1,6 +1,8 @@
 """Lightning CLI, as its users have it: every callback by its name or class path, from the shell and from YAML."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,17 @@ trainer:
     assert "pruning=MixedPruning(0.5)" in shown
     cli.trainer.fit(cli.model, cli.datamodule)
     assert list(sparsity(cli).masks) == ["network.linear1.weight", "network.linear2.weight"]
+
+
+def test_a_method_is_given_by_its_class_path_without_an_import_of_it() -> None:
+    code = """
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
+given = ["--trainer.callbacks+=sparse_lightning.PruneRegrow", "--trainer.callbacks.density=0.5"]
+print(LightningCLI(BoringModel, BoringDataModule, args=given, run=False).trainer.callbacks)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert "PruneRegrow(density=0.5" in done.stdout
 
 
 def test_the_yaml_of_the_page_builds_its_method(tmp_path: Path) -> None:
