@@ -154,6 +154,7 @@ def test_help_describes_every_key() -> None:
     printed = script("train.py", "--help").stdout.splitlines()
     config = OmegaConf.load(ROOT / "conf" / "config.yaml")
     keys = [str(key) for key in config if key not in ("defaults", "hydra", "report")]
+    keys += [f"report.{key}" for key in config.report]
     for group in ("model", "data", "trainer"):
         for path in (ROOT / "conf" / group).glob("*.yaml"):
             keys += [f"{group}.{key}" for key in OmegaConf.load(path) if not str(key).startswith("_")]

@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -287,6 +287,21 @@ def _place(group: str) -> int:
     return ("sparsity", "model", "data", "trainer", "experiment", "callbacks", "logger", group).index(group)
 
 
+def _described(lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """The keys of a YAML file that have words beside them: dotted name, value, words.
+
+    >>> list(_described(["seed: 0  # decides", "report:", "  metric: val_acc  # judges", "  other: 1"]))
+    [('seed', '0', 'decides'), ('report.metric', 'val_acc', 'judges')]
+    """
+    around: list[tuple[int, str]] = []
+    for line in lines:
+        if match := re.match(r"( *)(\w+):(?: +(.+?))?(?: +# (.+))?$", line):
+            indent, key, value, words = match.groups()
+            around = [*(each for each in around if each[0] < len(indent)), (len(indent), key)]
+            if value and words:
+                yield ".".join(name for _, name in around), value, words
+
+
 def _help(conf: Path) -> str:
     """Usage, and every key with the words beside it in its file."""
     train = program()
@@ -301,8 +316,7 @@ def _help(conf: Path) -> str:
         default = {"model": "sparse_mlp", "sparsity": "set"}.get(group)  # whose words count first
         texts = {path: path.read_text(encoding="utf-8").splitlines() for path in paths}
         for path in sorted(paths, key=lambda each: each.stem != default):
-            keys = (match.groups() for line in texts[path] if (match := re.match(r"(\w+): +(.+?) +# (.+)", line)))
-            for key, value, words in keys:
+            for key, value, words in _described(texts[path]):
                 values.setdefault(key, {})[path.stem] = value
                 descriptions.setdefault(key, words)
         for name, lines in zip(names, texts.values(), strict=True):
@@ -311,7 +325,7 @@ def _help(conf: Path) -> str:
         prefix = f"{group.replace('/', '.')}." if group else ""
         for key, words in descriptions.items():
             found = values[key]
-            only = f"  (only {', '.join(found)})" if 2 * len(found) <= len(paths) else ""
+            only = f"  (only {', '.join(found)})" if group and 2 * len(found) <= len(paths) else ""
             sections.append(f"  {prefix}{key}={' | '.join(dict.fromkeys(found.values()))}{only}\n      {words}")
         if any(len({*found.values()}) > 1 for found in values.values()):
             sections.append(f"  A | B: files differ; {train} {choice}NAME --cfg job shows the values of one")

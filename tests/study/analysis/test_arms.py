@@ -404,6 +404,20 @@ def test_a_difference_is_mixed_only_where_the_reference_differs_in_what_is_compa
     )
 
 
+def test_of_many_comparisons_one_may_have_no_pairs_yet(tmp_path: Path) -> None:
+    arms = [{"model.width": width} for width in range(6)]
+    sweep(tmp_path, *arms[:-1], seeds=[0])
+    make_run(tmp_path, course(0.9, 1), 1, arms[-1])
+    printed = make_report(tmp_path)
+    assert re.search(r"\nwidth=5 +- +- +no pairs +0 ", printed)
+
+
+def test_an_experiment_that_is_not_known_is_named(tmp_path: Path) -> None:
+    sweep(tmp_path, *({"experiment_name": "headline", "model.width": width} for width in (1, 2)))
+    notes = " ".join(analyse([tmp_path]).notes)
+    assert "No published experiment is called headline: experiment_name may be chtss_table7, density, hebbian" in notes
+
+
 def test_arms_with_the_same_metrics_are_named(tmp_path: Path) -> None:
     for seed in (0, 1):
         for width in (1, 2):

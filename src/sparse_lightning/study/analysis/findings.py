@@ -311,7 +311,7 @@ def _too_few(found: Findings) -> list[str]:
 def _published(found: Findings, known: Sequence[Experiment]) -> list[str]:
     """Why published figures do not stand beside an arm."""
     matched = {arm for _, arms in found.cells for arm in arms}
-    named = "experiment_name" in found.frame and found.frame["experiment_name"].notna().any()
+    named = experiments.named_in(found.frame)
     reasons: dict[str, list[str]] = {}
     for experiment in known:
         differing = {arm: _shown(experiment.differences(each)) for arm, each in found.design.settings.items()}
@@ -328,7 +328,12 @@ def _published(found: Findings, known: Sequence[Experiment]) -> list[str]:
         reason: "these runs" if len(arms) == every > 1 else together(arms, found.design)
         for reason, arms in reasons.items()
     }
-    return [f"The published figures are of other settings than {arms}: {reason}" for reason, arms in beside.items()]
+    unknown = ", ".join(name for name in named if name not in experiments.names())
+    choice = ", ".join(experiments.names())
+    return [
+        *([f"No published experiment is called {unknown}: experiment_name may be {choice}."] if unknown else []),
+        *(f"The published figures are of other settings than {arms}: {reason}" for reason, arms in beside.items()),
+    ]
 
 
 def _shown(differences: list[str]) -> list[str]:

@@ -136,9 +136,10 @@ def cells_table(findings: Findings) -> Table:
 def overview_table(findings: Findings) -> Table:
     """All comparisons by the best value of the metric, a row each."""
     rows, references = [], {compared.reference for compared in findings.comparisons}
-    one = len(references) == 1
+    one, metric = len(references) == 1, findings.main_metrics[0]
     for compared in findings.comparisons:
-        heading, *cells = comparison_table(compared, findings.main_metrics[:1]).first(7).rows[0]
+        found = comparison_table(compared, [metric]).first(7).rows
+        cells = found[0][1:] if found else ["-", "-", "no pairs", "0", "-", "-"]
         rows.append([compared.arm if one else f"{compared.arm} minus {compared.reference}", *cells])
     headings = [
         f"arm minus {min(references)}" if one else "arm minus reference",
@@ -153,7 +154,7 @@ def overview_table(findings: Findings) -> Table:
         "Means over pairs of runs with the same seed. Holm's correction is over the metrics of a comparison, of which "
         "this is the first, and not over these rows."
     )
-    return Table(f"Differences in {heading}", headings, rows, caption)
+    return Table(f"Differences in {metric.heading}", headings, rows, caption)
 
 
 def comparison_table(compared: Comparison, shown: Sequence[Metric], topology: bool = False) -> Table:

@@ -106,14 +106,18 @@ class Conclusion:
     remark: str = ""
 
 
+def names() -> list[str]:
+    """The names of all published experiments."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.json"))
+
+
 def load(name: str) -> Experiment:
     """An experiment by its name.
 
     Raises:
         ValueError: There is none of that name.
     """
-    known = sorted(path.stem for path in Path(__file__).parent.glob("*.json"))
-    expect_one_of("experiment_name", name, known)
+    expect_one_of("experiment_name", name, names())
     content = json.loads(Path(__file__).with_name(f"{name}.json").read_text(encoding="utf-8"))
     resolution = content.pop("resolution")
     cells = [Cell(**{"resolution": resolution, **cell}) for cell in content.pop("cells")]
@@ -123,8 +127,12 @@ def load(name: str) -> Experiment:
 
 def experiments_of(frame: pd.DataFrame) -> list[Experiment]:
     """The published experiments that runs are to be compared with: those that they name, or else the headline."""
-    named = list(frame["experiment_name"].dropna().unique()) if "experiment_name" in frame else []
-    return [load(name) for name in named or [HEADLINE] if Path(__file__).with_name(f"{name}.json").exists()]
+    return [load(name) for name in named_in(frame) or [HEADLINE] if name in names()]
+
+
+def named_in(frame: pd.DataFrame) -> list[str]:
+    """The experiments that runs name."""
+    return list(frame["experiment_name"].dropna().unique()) if "experiment_name" in frame else []
 
 
 def _differing(expected: Mapping[str, Any], settings: Mapping[str, str], required: bool = False) -> Iterator[str]:
