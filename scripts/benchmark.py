@@ -2,6 +2,7 @@
 
 step      a training step on connections alone against a dense one, a masked one and SparseLab's; one rewiring
 layer     one layer's step, masked and on its connections, by width, batch and density: what layout="auto" goes by
+denormals a masked step beside dead units, whose momentum decays to numbers that a CPU is slow at, and without them
 inference the forward pass of a trained network, dense and after to_csr
 trainer   what Lightning adds to a step on connections
 train.py  an epoch of scripts/train.py on three layers of 1568 units at 1%, masked and on connections
@@ -29,6 +30,7 @@ from pathlib import Path
 import torch
 from benchmarks import steps
 from benchmarks.coactivations import coactivation_rows
+from benchmarks.denormals import denormal_rows
 from benchmarks.epochs import epoch_rows, logging_rows
 from benchmarks.layers import layer_rows
 from benchmarks.measuring import Row, measure, summarise, table
@@ -38,6 +40,7 @@ from benchmarks.rewirings import check_rows, rewire_rows
 PARTS = (
     "step",
     "layer",
+    "denormals",
     "inference",
     "trainer",
     "train.py",
@@ -61,6 +64,7 @@ def choose_rows(args: argparse.Namespace) -> list[Row]:
     parts: dict[str, Callable[[], list[Row]]] = {
         "step": lambda: [row for threads in cores for row in steps.step_rows(3 * rounds, threads)],
         "layer": lambda: layer_rows(rounds),
+        "denormals": lambda: denormal_rows(rounds),
         "inference": lambda: steps.inference_rows(3 * rounds),
         "trainer": lambda: steps.trainer_rows(3 * rounds),
         "train.py": lambda: [] if quick else steps.train_rows(min(rounds, 2)),

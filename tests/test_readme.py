@@ -48,14 +48,17 @@ def first_values(overrides: list[str]) -> Iterator[str]:
 
 
 @pytest.fixture
-def names(trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
+def names(
+    trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[dict[str, object]]:
     """What a reader has: a Trainer, which is quiet here, a model and data, in an empty folder."""
     monkeypatch.setattr("lightning.pytorch.Trainer", trainer)
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "example"}
     exec(EXAMPLE.removesuffix(CALLBACK), namespace)
     exec("from lightning.pytorch import Trainer\nfrom sparse_lightning import PruneRegrow", namespace)
-    return namespace
+    yield namespace
+    torch.set_flush_denormal(False)  # which a page turns on
 
 
 def test_the_readme_is_short() -> None:

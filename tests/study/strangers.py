@@ -62,3 +62,4 @@ class WithOptions(PruneRegrow):
 class Counts(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.log("epochs_counted", float(trainer.current_epoch + 1))
+        pl_module.log("keeps_denormals", float(torch.tensor([1e-40]).mul(0.5).item() > 0))

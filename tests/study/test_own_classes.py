@@ -50,6 +50,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
 
 def test_each_run_has_a_record_by_its_own_metric(study: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, done = study
+    can_flush = torch.set_flush_denormal(True)
+    torch.set_flush_denormal(False)
     names = {
         f"sparsity={method},seed={seed}"
         for method in ("strangers.GrowTheLonely", "sparse_lightning.SET")
@@ -66,6 +68,7 @@ def test_each_run_has_a_record_by_its_own_metric(study: tuple[Path, subprocess.C
         assert "model.width" not in result["defaults"]  # which is given
         assert result["val_mse_last"] == rows["val_mse"].iloc[-1]
         assert rows["epochs_counted"].tolist() == [1, 2]
+        assert rows["keeps_denormals"].tolist() == [float(not can_flush)] * 2
         assert {"train_mse", "topology/density/all", "topology/dead/net.0"} <= set(rows)
         best = torch.load(folder / name / "checkpoints" / "best.ckpt", weights_only=True)
         assert best["epoch"] == result["val_mse_min_epoch"]

@@ -136,6 +136,7 @@ def _fit(job: Job, cfg: DictConfig, data: Any, code: Mapping[str, str]) -> dict[
         print(f"Continuing after epoch {trained}.", flush=True)
     (folder / ERROR).unlink(missing_ok=True)
     torch.set_num_threads(cfg.threads)
+    torch.set_flush_denormal(True)  # the momentum of inactive weights of dead units ends there, where a CPU is slow
     seed_everything(cfg.seed, verbose=False)
     model, sparsity = _build_parts(cfg, cfg.seed)
     connections = Connections(folder)
