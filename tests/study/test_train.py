@@ -244,6 +244,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["--config-name", "stduy"],
             "Expected --config-name to be one of config, study, got 'stduy': did you mean 'st",
         ),
+        (["--config-name", "experiment/headline"], "got a part of one; write experiment=headline"),
         (["model._target_=os.getcwd"], "Expected model._target_ to name a class, got 'os.getcwd'"),
         (["+model.hiden_sizes=[3]"], "got 'hiden_sizes': did you mean 'hidden_sizes'?"),
         (

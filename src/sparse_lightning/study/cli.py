@@ -62,6 +62,7 @@ def command(main: Callable[[], object], conf: Path) -> None:
     try:
         sys.argv[1:] = [_in_the_case_of_files(word, conf) for word in sys.argv[1:]]
         _refuse_keys_as_options()
+        _refuse_parts_as_configs(conf)
         if {"-m", "--multirun"} & set(sys.argv):
             _sweep_with_groups()
         for _ in range(TRIES):
@@ -117,13 +118,29 @@ def _refuse_keys_as_options() -> None:
             raise ValueError(f"Expected overrides as key=value, got {word!r}; write {key}={given}")
 
 
+def _refuse_parts_as_configs(conf: Path) -> None:
+    """Refuse a file of a group as the whole configuration, such as --config-name experiment/headline.
+
+    Raises:
+        ValueError: It is one.
+    """
+    group, _, name = (_option("--config-name", "-cn") or "").rpartition("/")
+    if group and (conf / group / f"{name.removesuffix('.yaml')}.yaml").exists():
+        raise ValueError(f"Expected --config-name to be a whole configuration, got a part of one; write {group}={name}")
+
+
 def _own_conf() -> Path | None:
     """The folder of --config-dir, if it is given."""
+    folder = _option("--config-dir", "-cd")
+    return Path(folder).resolve() if folder else None
+
+
+def _option(*names: str) -> str | None:
+    """The value of an option of the command, by any of its names; None if it is not given."""
     given = dict(zip(sys.argv, sys.argv[1:], strict=False)) | dict(
         each.split("=", 1) for each in sys.argv if "=" in each
     )
-    folder = given.get("--config-dir") or given.get("-cd")
-    return Path(folder).resolve() if folder else None
+    return next((given[name] for name in names if name in given), None)
 
 
 def _sweep_with_groups() -> None:
