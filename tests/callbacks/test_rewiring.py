@@ -578,10 +578,28 @@ def test_a_subclass_that_reads_the_gradient_is_asked_once_there_is_one(fit, mode
         assert callback.rewirings == 2
         masks.append(dict(callback.masks))
     assert all(mask.equal(masks[1][name]) for name, mask in masks[0].items())
-    again = ByGradient(0.3)
-    again.sparsify(copy.deepcopy(net))
-    with pytest.raises(ValueError, match="Expected a gradient to rewire by, got none: rewire after a backward pass"):
-        again.rewire()
+
+
+def test_a_subclass_that_reads_the_gradient_is_refused_one_that_is_not_there(net):
+    class GrowsByGradient(PruneRegrow):
+        reads_gradient = True
+
+        def growth_scores(self, layer):
+            return layer.gradient.abs()
+
+    class PrunesByGradient(PruneRegrow):
+        reads_gradient = True
+
+        def prune_mask(self, layer):
+            return layer.gradient < 0
+
+    for kind in (GrowsByGradient, PrunesByGradient):
+        callback = kind(0.3)
+        callback.sparsify(copy.deepcopy(net))
+        with pytest.raises(
+            ValueError, match="Expected a gradient to rewire by, got none: rewire after a backward pass"
+        ):
+            callback.rewire()
 
 
 def test_a_mask_of_what_to_prune_that_is_not_boolean_is_refused(fit, model, net):

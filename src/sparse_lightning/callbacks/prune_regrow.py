@@ -178,16 +178,16 @@ class PruneRegrow(SparseTrainingHooks):
         selection = Selection(density, prune_fraction, included, excluded, spread, initial_density, way, kept)
         scheduled = choice("schedule", schedule, SCHEDULES)
         criteria: list[Criterion] = [each for each in (self.growth, self.pruning, self.counts) if each is not None]
-        asked = self.target_counts, self.prune_mask, self._scores_or_blocks
+        asked, reads = (self.target_counts, self.prune_mask, self._scores_or_blocks), self.reads_gradient
         self._training = SparseTraining(
             topology=Topology(selection, initial, initialization, layout),
             timing=Timing(every_n_epochs, every_n_steps, start, stop, scheduled),
-            decisions=Decisions(*asked, self.pruning.refine, regrow, self.counts.redistributes, kept),
+            decisions=Decisions(*asked, self.pruning.refine, regrow, self.counts.redistributes, kept, reads),
             factor=self.fraction_factor,
             grown_weights=GrownWeights(grown_weights, actual_fan_in=initialization == "fan_in"),
             criteria=criteria,
             reset_optimizers=optimizer_state == "reset",
-            reads_gradient=self.reads_gradient or any(each.reads_gradient for each in criteria),
+            reads_gradient=reads or any(each.reads_gradient for each in criteria),
             seed=seed,
             forget=self._forget,
             after_step=self._after_step,
@@ -340,8 +340,6 @@ class PruneRegrow(SparseTrainingHooks):
         return getattr(type(self), method) is not getattr(PruneRegrow, method)
 
     def _scores_or_blocks(self, layer: LayerView) -> Tensor | Iterable[Tensor]:
-        if self.reads_gradient and not layer.has_gradient:
-            raise ValueError("Expected a gradient to rewire by, got none: rewire after a backward pass")
         asks_blocks = isinstance(self.growth, Blockwise) and type(self.growth).scores is Blockwise.scores
         # Dense weights have a dense gradient: blocks save nothing there.
         if asks_blocks and isinstance(layer, CsrLayerView) and not self._has_own_scores:

@@ -34,6 +34,7 @@ class Decisions:
         regrow: Whether a connection just pruned may grow again.
         redistributes: Whether the counts share out what all layers prune, each its whole prune fraction.
         structure: What the active connections of each layer keep.
+        need_gradient: Whether those who are asked read the gradient themselves, and not a criterion that checks it.
     """
 
     counts: Callable[[Sequence[LayerView]], dict[str, int]]
@@ -43,6 +44,7 @@ class Decisions:
     regrow: bool = False
     redistributes: bool = False
     structure: Structure | None = None
+    need_gradient: bool = False
 
 
 @torch.no_grad()
@@ -62,6 +64,10 @@ def rewire_layers(
     Raises:
         ValueError: A decision cannot be used; the layer is named.
     """
+    for layer in layers if decisions.need_gradient else ():
+        with _naming(layer, number):
+            if not layer.has_gradient:
+                raise ValueError("Expected a gradient to rewire by, got none: rewire after a backward pass")
     counts = decisions.counts(layers)
     if unknown := sorted({*counts} - {layer.name for layer in layers}):
         known = ", ".join(layer.name for layer in layers)
