@@ -111,11 +111,17 @@ def _refuse_keys_as_options() -> None:
     Raises:
         ValueError: One is.
     """
-    for word, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
+    for word in sys.argv[1:]:
         key, _, value = word.lstrip("-").partition("=")
         if word.startswith("-") and key.partition(".")[0] in KEYS:
-            given = value or (following if following[:1] != "-" and "=" not in following else "") or "VALUE"
-            raise ValueError(f"Expected overrides as key=value, got {word!r}; write {key}={given}")
+            raise ValueError(_as_override(word, key, value))
+
+
+def _as_override(given: str, key: str, value: str = "") -> str:
+    """The sentence on a key that is not given as key=value; without a value, that may be the word that follows."""
+    following = sys.argv[sys.argv.index(given) + 1 :][:1] if given in sys.argv else []
+    after = [word for word in following if word[:1] != "-" and "=" not in word]
+    return f"Expected overrides as key=value, got {given!r}; write {key}={value or ''.join(after) or 'VALUE'}"
 
 
 def _refuse_parts_as_configs(conf: Path) -> None:
@@ -157,10 +163,8 @@ def explain(error: Exception, conf: Path) -> str:
     text = str(error)
     if isinstance(error, OverrideParseException):
         given = str(error.override)
-        following = sys.argv[sys.argv.index(given) + 1 :] if given in sys.argv else []
-        value = following[0] if following and "=" not in following[0] else "VALUE"
         if "=" not in given:
-            return f"Expected overrides as key=value, got {given!r}; write {given}={value}"
+            return _as_override(given, given)
         return f"Expected overrides as key=value, got {given!r}, which cannot be read: {text.splitlines()[0]}"
     if missing := re.search(r"Could not find '(.*)/(.*)'", text) or re.search(r"Could not load '(.*)/(.*)'", text):
         group, name = missing.groups()

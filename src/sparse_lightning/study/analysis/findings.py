@@ -328,8 +328,8 @@ def _published(found: Findings, known: Sequence[Experiment]) -> list[str]:
         reason: "these runs" if len(arms) == every > 1 else together(arms, found.design)
         for reason, arms in reasons.items()
     }
-    unknown = ", ".join(name for name in named if name not in experiments.names())
-    choice = ", ".join(experiments.names())
+    published = experiments.names()
+    unknown, choice = ", ".join(name for name in named if name not in published), ", ".join(published)
     return [
         *([f"No published experiment is called {unknown}: experiment_name may be {choice}."] if unknown else []),
         *(f"The published figures are of other settings than {arms}: {reason}" for reason, arms in beside.items()),

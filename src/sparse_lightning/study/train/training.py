@@ -182,7 +182,7 @@ def _fit(job: Job, cfg: DictConfig, data: Any, code: Mapping[str, str]) -> dict[
     first = list(rows)[last_density_change([row.get(DENSITY) for row in rows.values()])]
     reached = {epoch: value for epoch, value in values.items() if epoch >= first} or values
     groups = {group: plain[group] for group in ("model", "data", "sparsity")}
-    defaults = defaults_of(groups, dict(zip(["sparsity"], sparsity, strict=False)))
+    defaults = defaults_of(groups, {"sparsity": sparsity[0]} if sparsity else {})
     facts = {"diverged": diverged, "code": code, **_facts(job), "defaults": defaults, "epochs": len(rows)}
     result = result_from(reached, metric, mode, **facts)
     if board:
